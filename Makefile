@@ -1,0 +1,38 @@
+# make demo   set up, train on a long-tailed set of real images, classify one of them
+# make test   set up, then lint, types and every test
+# make lint | make bench | make clean
+# PYTHON=python3.10 make test   picks the Python; otherwise the newest suitable one is taken
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/digits
+
+.PHONY: demo test lint bench clean setup setup-test
+
+demo: setup
+	@scripts/demo.sh $(BIN)/python $(RUN)
+
+test: setup-test lint
+	$(BIN)/python -m pytest
+
+lint: setup-test
+	$(BIN)/ruff check longtail_tf tests experiments
+	$(BIN)/mypy
+
+bench: setup-test
+	$(BIN)/python experiments/benchmarks/run_all.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+setup: $(VENV)/.demo-installed
+setup-test: $(VENV)/.test-installed
+
+# One pip command each: adding a package later could move protobuf past what TensorFlow accepts.
+$(VENV)/.demo-installed: setup.cfg pyproject.toml scripts/make_venv.sh
+	@scripts/make_venv.sh $(VENV) "demo"
+	@touch $@
+
+$(VENV)/.test-installed: setup.cfg pyproject.toml scripts/make_venv.sh
+	@scripts/make_venv.sh $(VENV) "demo,serving,test"
+	@touch $@ $(VENV)/.demo-installed
