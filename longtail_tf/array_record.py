@@ -1,0 +1,85 @@
+"""A dataclass of arrays and plain values as one .npz file, without pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import zlib
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from longtail_tf.errors import UserError
+from longtail_tf.run_folder import write_atomically
+
+_META = "meta"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, BadZipFile)
+
+
+def save_record(path: str | os.PathLike[str], record: Any, *, kind: str, version: int) -> None:
+    """Writes a dataclass instance, atomically; equal content gives equal bytes.
+
+    Args:
+      path: the .npz file.
+      record: a dataclass instance whose fields are arrays, None, or JSON values.
+      kind: what the file holds, one word; checked on loading.
+      version: of the format; a reader refuses files newer than itself.
+    """
+    arrays, values = {}, {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, np.ndarray):
+            arrays[field.name] = value
+        else:
+            values[field.name] = value
+    meta = {"kind": kind, "version": version, "arrays": sorted(arrays), "values": values}
+    buffer = io.BytesIO()
+    np.savez(buffer, **{_META: np.array(json.dumps(meta, sort_keys=True))}, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_record(
+    path: str | os.PathLike[str], record_type: type, *, kind: str, version: int
+) -> dict[str, Any]:
+    """Returns the fields that `save_record` wrote, ready for `record_type(**fields)`.
+
+    Raises:
+      UserError: no such file, not a record of this kind, a newer format, a damaged or partial file.
+    """
+    try:
+        # numpy leaves the file open when it cannot read it; this does not.
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            if not hasattr(file, "files") or _META not in file.files:
+                raise UserError(f"{path} is not a {kind} file written by longtail_tf")
+            meta = json.loads(str(file[_META]))
+            if meta["kind"] != kind:
+                raise UserError(f"{path} holds a {meta['kind']}; a {kind} file was expected")
+            if meta["version"] > version:
+                raise UserError(
+                    f"{path} has format {meta['version']}, this longtail_tf reads up to {version}; "
+                    "install the newer version that wrote it"
+                )
+            missing = sorted(set(meta["arrays"]) - set(file.files))
+            if missing:
+                raise UserError(
+                    f"{path} lacks {', '.join(missing)}; copy the whole file again or evaluate "
+                    "the run again to make a new one"
+                )
+            fields = {**meta["values"], **{name: file[name] for name in meta["arrays"]}}
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; it is written when training ends or by "
+            "`python -m longtail_tf.evaluate`"
+        ) from None
+    except UserError:
+        raise
+    except _UNREADABLE as error:
+        raise UserError(
+            f"{path} is damaged or no {kind} file ({error}); copy it again or evaluate the run "
+            "again to make a new one"
+        ) from error
+    known = {field.name for field in dataclasses.fields(record_type)}
+    return {name: value for name, value in fields.items() if name in known}

@@ -1,0 +1,60 @@
+"""Checkpoints that resume to the same bits: model, both optimizers, and the step counter.
+
+Samplers and augmentation are pure functions of (seed, step), so the step is all of their state.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import tensorflow as tf
+
+from longtail_tf.errors import UserError
+from longtail_tf.two_stream_model import TwoStreamModel
+
+KEPT = 2  # the newest, and the one before it should the disk fill while the newest is written
+
+
+class Checkpoints:
+    """Saves and restores a compiled `TwoStreamModel` in `folder`."""
+
+    def __init__(self, model: TwoStreamModel, folder: pathlib.Path) -> None:
+        self._model = model
+        parts = {"model": model}
+        if model.head_optimizer is not None:
+            parts["head_optimizer"] = model.head_optimizer
+        if model.whole_optimizer is not None:
+            parts["whole_optimizer"] = model.whole_optimizer
+        self._manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(**parts), str(folder), max_to_keep=KEPT, checkpoint_name="step"
+        )
+
+    def save(self) -> None:
+        """Saves the present step."""
+        self._manager.save(checkpoint_number=self.step)
+
+    def restore(self) -> int:
+        """Restores the newest checkpoint.
+
+        Returns:
+          The step it was saved at; 0, restoring nothing, where there is none.
+
+        Raises:
+          UserError: the checkpoint is of another network, or damaged.
+        """
+        if self._manager.latest_checkpoint is None:
+            return 0
+        try:
+            status = self._manager.checkpoint.restore(self._manager.latest_checkpoint)
+            status.assert_existing_objects_matched()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise UserError(
+                f"{self._manager.latest_checkpoint} does not fit this network or is damaged: resume "
+                "with the settings in config.flags, or start a new run."
+            ) from error
+        return self.step
+
+    @property
+    def step(self) -> int:
+        """Train steps done."""
+        return int(tf.convert_to_tensor(self._model.step))

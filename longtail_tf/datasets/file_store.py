@@ -1,0 +1,84 @@
+"""Images in files of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from longtail_tf.datasets.digests import array_digest
+from longtail_tf.datasets.string_table import StringTable
+from longtail_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileStore:
+    """Image files under one root folder.
+
+    Folder names are kept once for all files in them: ten million files of twenty-byte names take
+    280 MB.
+
+    Attributes:
+      root: folder that all paths start from.
+      folders: relative folders; ignored where `folder_ids` is None.
+      folder_ids: int32 [N] folder of each file, or None where `names` are whole relative paths.
+      names: N file names.
+      sizes: int64 or uint32 [N] bytes of each file when the index was read.
+    """
+
+    root: str
+    folders: StringTable
+    folder_ids: np.ndarray | None
+    names: StringTable
+    sizes: np.ndarray
+
+    @property
+    def encoded(self) -> bool:
+        """Always True: rows are encoded files."""
+        return True
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The files of `rows` [B]: object [B] of bytes."""
+        files = np.empty(len(rows), object)
+        for i, row in enumerate(rows):
+            path = self.describe(int(row))
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    files[i] = file.read()
+            except OSError as error:
+                raise UserError(
+                    f"the image {path} cannot be read any more ({error.strerror}); restore it, "
+                    "or start again to read the folder anew"
+                ) from error
+        return files
+
+    def describe(self, row: int) -> str:
+        """The path of the file."""
+        return os.path.join(self.root, self.key(row))
+
+    def key(self, row: int) -> str:
+        """The path relative to the root, with forward slashes."""
+        if self.folder_ids is None:
+            return self.names[row]
+        folder = self.folders[int(self.folder_ids[row])]
+        return f"{folder}/{self.names[row]}" if folder else self.names[row]
+
+    def find(self, keys: Sequence[str]) -> np.ndarray:
+        """The row of each relative path, int64; -1 where there is no such file."""
+        wanted = {key: i for i, key in enumerate(keys)}
+        rows = np.full(len(keys), -1, np.int64)
+        for row in range(len(self.names)):
+            position = wanted.get(self.key(row))
+            if position is not None:
+                rows[position] = row
+        return rows
+
+    def digest(self) -> bytes:
+        """The digest of relative paths and sizes: the same wherever the root lies."""
+        folder_ids = self.names.offsets[:0] if self.folder_ids is None else self.folder_ids
+        folders, names = self.folders, self.names
+        return array_digest(
+            folders.offsets, folders.data, names.offsets, names.data, folder_ids, self.sizes
+        )

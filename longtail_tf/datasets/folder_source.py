@@ -1,0 +1,188 @@
+"""`folder:PATH`: a folder of class folders, or train/val/test folders of class folders."""
+
+from __future__ import annotations
+
+import array
+import collections
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from longtail_tf.datasets.file_store import FileStore
+from longtail_tf.datasets.index import TRAIN, Source, split_code
+from longtail_tf.datasets.spec import Option
+from longtail_tf.datasets.string_table import StringTable
+from longtail_tf.datasets.wording import listing, plural
+from longtail_tf.errors import UserError
+
+IMAGE_SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".gif")
+OPTIONS: Mapping[str, Option] = {
+    "channels": Option("3", str, ("1", "3")),
+    "layout": Option("auto", str, ("auto", "classes", "splits")),
+}
+
+
+def read(path: str, options: Mapping[str, Any]) -> Source:
+    """Lists the image files under `path`; the name of the class folder is the class name.
+
+    Images may lie in folders inside a class folder too. Hidden entries and files that are no
+    JPEG, PNG, BMP or GIF by their extension are skipped and counted in the notes.
+    """
+    root = os.path.normpath(path)
+    if not os.path.isdir(root):
+        raise UserError(f"there is no folder {path}; give the path of a folder of class folders")
+    skipped: collections.Counter[str] = collections.Counter()
+    folders = _class_folders(root, options["layout"], skipped)
+    if not folders:
+        raise UserError(
+            f"the folder {path} has no class folders; put the images of each class in a folder "
+            "of their own, named after the class"
+        )
+    names = sorted({name for _, _, name in folders})
+    ids = {name: i for i, name in enumerate(names)}
+    files = _Files()
+    for code, relative, name in folders:
+        for folder, file_name, size in _image_files(root, relative, skipped):
+            files.add(folder, file_name, size, ids[name], code)
+    if not len(files.labels):
+        found = f" ({_skipped_text(skipped)} skipped)" if skipped else ""
+        raise UserError(
+            f"the class folders in {path} hold no image{found}; "
+            "give JPEG, PNG, BMP or GIF files named .jpg, .jpeg, .png, .bmp or .gif"
+        )
+    store = files.store(root)
+    channels = int(options["channels"])
+    return Source(
+        name=os.path.basename(os.path.abspath(root)),
+        class_names=StringTable.from_strings(names),
+        labels=np.frombuffer(files.labels, np.int32),
+        split=np.frombuffer(files.splits, np.uint8),
+        store=store,
+        content=store.digest(),
+        image_shape=None,
+        channels=channels,
+        flip_is_valid=channels == 3,
+        notes=(f"Skipped in {path}: {_skipped_text(skipped)}.",) if skipped else (),
+    )
+
+
+class _Files:
+    """File entries gathered into arrays, never into a list of strings."""
+
+    def __init__(self) -> None:
+        self.labels, self.splits = array.array("i"), bytearray()
+        self.folder_ids, self.sizes = array.array("i"), array.array("q")
+        self.folders: list[bytes] = []
+        self.name_bytes, self.name_ends = bytearray(), array.array("q", [0])
+
+    def add(self, folder: bytes, file_name: bytes, size: int, label: int, split: int) -> None:
+        if not self.folders or self.folders[-1] != folder:
+            self.folders.append(folder)
+        self.labels.append(label)
+        self.splits.append(split)
+        self.folder_ids.append(len(self.folders) - 1)
+        self.sizes.append(size)
+        self.name_bytes += file_name
+        self.name_ends.append(len(self.name_bytes))
+
+    def store(self, root: str) -> FileStore:
+        ends = np.frombuffer(self.name_ends, np.int64)
+        small = len(self.name_bytes) < 2**32
+        return FileStore(
+            root=root,
+            folders=StringTable.from_strings(self.folders),
+            folder_ids=np.frombuffer(self.folder_ids, np.int32),
+            names=StringTable(
+                np.frombuffer(bytes(self.name_bytes), np.uint8),
+                ends.astype(np.uint32) if small else ends,
+            ),
+            sizes=np.frombuffer(self.sizes, np.int64),
+        )
+
+
+def _class_folders(
+    root: str, layout: str, skipped: collections.Counter[str]
+) -> list[tuple[int, bytes, bytes]]:
+    """(split code, folder relative to root, class name) of each class folder, sorted."""
+    outer = _subfolders(os.fsencode(root), skipped)
+    codes = {name: split_code(os.fsdecode(name)) for name in outer}
+    split_like = [name for name in outer if codes[name] is not None]
+    has_train = any(codes[name] == TRAIN for name in split_like)
+    if layout == "auto" and has_train and 1 < len(split_like) < len(outer):
+        others = [os.fsdecode(name) for name in outer if codes[name] is None]
+        raise UserError(
+            f"the folder {root} has {listing([os.fsdecode(name) for name in split_like])} beside "
+            f"{listing(others)}, so it is unclear whether they are splits or classes; "
+            "add ?layout=splits or ?layout=classes to the data spec"
+        )
+    if layout == "classes" or (
+        layout == "auto" and not (has_train and len(split_like) == len(outer))
+    ):
+        return [(TRAIN, name, name) for name in outer]
+    if not split_like:
+        raise UserError(
+            f"the folder {root} has no folder named train, val or test; "
+            "leave out layout=splits if its folders are classes"
+        )
+    folders = []
+    for name in split_like:
+        for inner in _subfolders(os.path.join(os.fsencode(root), name), skipped):
+            folders.append((int(codes[name] or 0), name + b"/" + inner, inner))
+    return folders
+
+
+def _subfolders(folder: bytes, skipped: collections.Counter[str]) -> list[bytes]:
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                skipped["hidden"] += 1
+            elif entry.is_dir():
+                names.append(entry.name)
+            else:
+                skipped["outside a class folder"] += 1
+    return sorted(names)
+
+
+def _image_files(
+    root: str, relative: bytes, skipped: collections.Counter[str]
+) -> Iterator[tuple[bytes, bytes, int]]:
+    """(relative folder, file name, size) of the images below a class folder, sorted."""
+    top = os.stat(os.path.join(os.fsencode(root), relative))
+    pending = [(relative, frozenset({(top.st_dev, top.st_ino)}))]
+    while pending:
+        folder, above = pending.pop()
+        inner, files = [], []
+        with os.scandir(os.path.join(os.fsencode(root), folder)) as entries:
+            for entry in entries:
+                if entry.name.startswith(b"."):
+                    skipped["hidden"] += 1
+                elif entry.is_dir():
+                    status = entry.stat()
+                    identity = (status.st_dev, status.st_ino)
+                    if identity in above:
+                        skipped["a link back to a folder above"] += 1
+                    else:
+                        inner.append((folder + b"/" + entry.name, above | {identity}))
+                elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
+                    skipped[_suffix(entry.name)] += 1
+                elif not entry.is_file():
+                    skipped["a broken link"] += 1
+                else:
+                    files.append((entry.name, entry.stat().st_size))
+        files.sort()
+        for name, size in files:
+            yield folder, name, size
+        pending.extend(sorted(inner, reverse=True))
+
+
+def _suffix(name: bytes) -> str:
+    suffix = os.path.splitext(os.fsdecode(name))[1].lower()
+    return suffix or "without extension"
+
+
+def _skipped_text(skipped: collections.Counter[str]) -> str:
+    total = plural(sum(skipped.values()), "entry", "entries")
+    return f"{total}: {listing([f'{count:,} {what}' for what, count in skipped.most_common()], 6)}"

@@ -1,0 +1,56 @@
+"""Evaluates a trained run again, on its own test set or on another set of the same classes.
+
+    python -m longtail_tf.evaluate --run_dir=runs/digits
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from longtail_tf import cli
+from longtail_tf.errors import UserError
+from longtail_tf.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of one evaluation."""
+
+    run_dir: str = setting("", "Run folder that longtail_tf.train left.")
+    data: str = setting(
+        "", "Another data set with the same classes, whose test split is read instead; needs --out.")  # fmt: skip
+    out: str = setting(
+        "", "Folder for evaluation.json, per_class.csv and embeddings.npz; empty: the run folder.")  # fmt: skip
+
+
+def run(config: EvaluateConfig) -> dict[str, Any]:
+    """Embeds the test set, applies every rule, writes evaluation.json and per_class.csv."""
+    from longtail_tf import evaluation, records
+    from longtail_tf.trained_run import load_run
+
+    if config.data and not config.out:
+        raise UserError(
+            f"--data={config.data} without --out would overwrite the run's own evaluation: name a "
+            "folder for this one with --out."
+        )
+    trained = load_run(config.run_dir)
+    index = trained.load_data(config.data)
+    results = evaluation.evaluate_test(
+        trained,
+        index,
+        step=trained.config.steps,
+        out=pathlib.Path(config.out) if config.out else trained.folder.path,
+    )
+    records.show_results(trained, results)
+    return results
+
+
+def main() -> None:
+    """Command line."""
+    cli.launch(run, EvaluateConfig, __doc__)
+
+
+if __name__ == "__main__":
+    main()

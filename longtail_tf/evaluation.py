@@ -1,0 +1,172 @@
+"""Turns a trained network into a recogniser, and reads the test set once."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from typing import Any, Optional
+
+import numpy as np
+from absl import logging
+
+from longtail_tf import per_class
+from longtail_tf.classifiers import (
+    Embedded,
+    Recognizer,
+    evaluate_rules,
+    fit_recognizer,
+    unknown_metrics,
+)
+from longtail_tf.config import Config
+from longtail_tf.datasets import DatasetIndex
+from longtail_tf.embedding_pass import embed_split, prototype_rows
+from longtail_tf.retrieval_metrics import retrieval_metrics
+from longtail_tf.run_folder import provenance, write_atomically, write_csv, write_json
+from longtail_tf.trained_run import TrainedRun
+from longtail_tf.two_stream_model import TwoStreamModel
+from longtail_tf.verification import tar_at_far
+
+# Of the validations between train steps; the last evaluation takes everything.
+QUICK_IMAGES_PER_CLASS = 20
+QUICK_IMAGES = 10_000
+QUICK_RULES = ("ncm", "gated", "head_only")
+SHOWN = ("all", "many", "medium", "few", "balanced", "macro_f1")
+FALSE_ACCEPT_RATES = (0.01, 0.001)
+
+
+def recognizer_from(
+    model: TwoStreamModel, index: DatasetIndex, config: Config, *, num_head: int
+) -> Recognizer:
+    """Prototypes from the un-augmented training images; weights and thresholds from validation."""
+    pixels = {"image_size": config.image_size or 0, "channels": index.channels}
+    return fit_recognizer(
+        embed_split(model, index.train, **pixels),
+        None if index.val is None else embed_split(model, index.val, **pixels),
+        num_classes=index.num_classes,
+        num_head=num_head,
+        seed=config.seed,
+        log=lambda line: logging.info("  %s", line),
+    )
+
+
+def quick_validation(
+    model: TwoStreamModel, index: DatasetIndex, config: Config, *, num_head: int, step: int
+) -> dict[str, Any]:
+    """Validation numbers between train steps, from a few training images of each class.
+
+    The batch-norm statistics are the running ones, so the numbers trail the final ones a little.
+
+    Returns:
+      {"step": ..., "val": {rule: {all, many, medium, few, balanced, macro_f1}}}.
+    """
+    pixels = {"image_size": config.image_size or 0, "channels": index.channels}
+    rows = prototype_rows(index.train.labels, per_class=QUICK_IMAGES_PER_CLASS, seed=0)
+    train = embed_split(model, index.train, rows=rows, **pixels)
+    val_rows = np.arange(len(index.val.labels))
+    if len(val_rows) > QUICK_IMAGES:
+        val_rows = np.sort(np.random.default_rng(0).permutation(val_rows)[:QUICK_IMAGES])
+    val = embed_split(model, index.val, rows=val_rows, **pixels)
+    recognizer = fit_recognizer(
+        train, val, num_classes=index.num_classes, num_head=num_head, seed=0, rules=QUICK_RULES
+    )
+    results = evaluate_rules(
+        recognizer, val, train_counts=index.class_counts, rules=QUICK_RULES, replicates=0
+    )
+    return {
+        "step": step,
+        "val": {rule: {name: row[name] for name in SHOWN} for rule, row in results.items()},
+    }
+
+
+def evaluate_test(
+    run: TrainedRun,
+    index: DatasetIndex,
+    *,
+    step: int,
+    out: pathlib.Path,
+    batch_norm: Optional[dict[str, Any]] = None,
+) -> dict[str, Any]:
+    """Reads the test set once, by every rule; writes evaluation.json and its companions to `out`.
+
+    Where the set has no test split the validation split stands in, and the record says so.
+
+    Returns:
+      The content of evaluation.json.
+    """
+    name, split = ("test", index.test) if index.test is not None else ("val", index.val)
+    config = run.config
+    content: dict[str, Any] = {
+        "split": name if split is not None else None,
+        "step": step,
+        "images_seen": images_seen(config),
+        "inference_rule": config.inference_rule,
+        "rules": {},
+        "retrieval": None,
+        "unknowns": None,
+        "batch_norm_refresh": batch_norm,
+        "provenance": provenance(data_digest=index.digest, seed=config.seed),
+    }
+    if split is not None:
+        pixels = {"image_size": config.image_size or 0, "channels": run.channels}
+        embedded = embed_split(run.model, split, **pixels)
+        content["rules"] = evaluate_rules(run.recognizer, embedded, train_counts=run.class_counts)
+        content["retrieval"] = _retrieval(embedded, run.class_counts)
+        if run.recognizer.threshold is not None:
+            content["unknowns"] = unknown_metrics(run.recognizer, embedded)
+        _write_companions(run, embedded, out)
+    write_json(out / "evaluation.json", content)
+    return content
+
+
+def images_seen(config: Config) -> int:
+    """Images that train steps have looked at, repeats included, of a resolved config."""
+    alone = config.head_only_steps
+    return alone * config.head_batch_size + (config.steps - alone) * config.images_per_step
+
+
+def _retrieval(embedded: Embedded, class_counts: np.ndarray) -> Optional[dict[str, Any]]:
+    """Leave-one-out retrieval within the split; None where no class has two images."""
+    if np.unique(embedded.labels, return_counts=True)[1].max() < 2:
+        return None
+    return {
+        **retrieval_metrics(embedded.embeddings, embedded.labels, train_counts=class_counts),
+        "tar_at_far": {
+            f"{rate:g}": share
+            for rate, share in zip(
+                FALSE_ACCEPT_RATES,
+                tar_at_far(
+                    embedded.embeddings, embedded.labels, false_accept_rates=FALSE_ACCEPT_RATES
+                ).values(),
+            )
+        },
+    }
+
+
+def _write_companions(run: TrainedRun, embedded: Embedded, out: pathlib.Path) -> None:
+    """per_class.csv and embeddings.npz: what the report draws."""
+    found = run.recognizer.predict(
+        run.config.inference_rule, embedded.embeddings, embedded.head_logits, k=1
+    )
+    best = found.class_ids[:, 0]
+    rows = per_class.per_class_rows(
+        embedded.labels,
+        best,
+        class_names=run.class_names,
+        train_counts=run.class_counts,
+        num_head=run.num_head,
+    )
+    write_csv(
+        out / "per_class.csv",
+        per_class.COLUMNS,
+        ([row[column] for column in per_class.COLUMNS] for row in rows),
+    )
+    arrays = io.BytesIO()
+    np.savez(
+        arrays,
+        embeddings=embedded.embeddings,
+        labels=embedded.labels,
+        rows=np.arange(len(embedded.labels)),
+        predictions=best,
+        confidences=found.probabilities[:, 0],
+    )
+    write_atomically(out / "embeddings.npz", arrays.getvalue())

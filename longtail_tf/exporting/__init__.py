@@ -1,0 +1,1 @@
+"""What export writes: the serving module, its gates, server files and TFLite files."""

@@ -1,0 +1,157 @@
+"""The inference rule as a graph: embeddings in, one score per class out.
+
+The same arithmetic as `classifiers.Recognizer.scores`, in TensorFlow; `tests/test_export_rules.py`
+and the parity gate of every export hold the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from longtail_tf.errors import UserError
+
+GRAPH_RULES = ("ncm", "gated", "linear", "head_only")
+NEVER = -1e9  # score of a class that the rule cannot name
+
+
+class RuleHead(tf.Module):
+    """Scores classes from a unit embedding, by one inference rule.
+
+    Arrays are variables, not constants: a graph may not exceed 2 GB, variables may.
+    """
+
+    def __init__(self, recognizer: Any, *, rule: str) -> None:
+        """Takes the arrays of a fitted recognizer.
+
+        Args:
+          recognizer: a fitted `classifiers.Recognizer`.
+          rule: one of GRAPH_RULES.
+
+        Raises:
+          UserError: the rule cannot be put into a graph, or was not fitted.
+        """
+        super().__init__(name="rule_head")
+        check_rule(recognizer, rule)
+        self.rule = rule
+        self.num_classes = int(recognizer.num_classes)
+        self.num_head = int(recognizer.num_head)
+        self.temperature = float(recognizer.temperatures.get(rule, 1.0))
+        self.gate_weight = float(recognizer.gate_weight) if rule == "gated" else 0.0
+        # every rule keeps the prototypes: "unknown" is told by them (Recognizer.is_unknown)
+        self.prototypes = _constant(recognizer.prototypes, "prototypes")
+        self.center = _optional(recognizer.center, "center")
+        self.bias = _optional(recognizer.prototype_bias, "prototype_bias")
+        table = prototype_table(np.asarray(recognizer.prototype_classes), self.num_classes)
+        one_each = np.array_equal(table[:, 0], np.arange(len(recognizer.prototypes)))
+        self.table = None if one_each else tf.Variable(table, trainable=False, name="table")
+        if rule == "linear":
+            self.linear_kernel = _constant(recognizer.linear_kernel, "linear_kernel")
+            self.linear_bias = _constant(recognizer.linear_bias, "linear_bias")
+
+    @property
+    def needs_head_logits(self) -> bool:
+        """Whether scores depend on the head classifier."""
+        return self.rule == "head_only" or (self.rule == "gated" and self.gate_weight != 0.0)
+
+    def prototype_scores(self, embedding: tf.Tensor) -> tf.Tensor:
+        """Cosine [N, C] of unit embeddings [N, D] to each class's nearest prototype."""
+        if self.center is not None:
+            embedding = unit_rows(embedding - self.center)
+        cosine = tf.matmul(embedding, self.prototypes, transpose_b=True)
+        if self.bias is not None:
+            cosine += self.bias
+        if self.table is not None:
+            cosine = tf.reduce_max(tf.gather(cosine, self.table, axis=1), axis=2)
+        return cosine
+
+    def scores(self, embedding: tf.Tensor, head_logits: tf.Tensor | None) -> tf.Tensor:
+        """Calibrated logits [N, C] of unit embeddings [N, D] and head logits [N, H]."""
+        if self.rule == "linear":
+            raw = tf.matmul(embedding, self.linear_kernel) + self.linear_bias
+        elif self.rule == "head_only":
+            missing = [[0, 0], [0, self.num_classes - self.num_head]]
+            raw = tf.pad(tf.nn.log_softmax(head_logits, axis=-1), missing, constant_values=NEVER)
+        else:
+            raw = self.prototype_scores(embedding)
+            if self.needs_head_logits:
+                raw = self._gated(raw, head_logits)
+        return raw / self.temperature
+
+    def _gated(self, cosine: tf.Tensor, head_logits: tf.Tensor) -> tf.Tensor:
+        head = cosine[:, : self.num_head]
+        ranked = head + self.gate_weight * tf.nn.log_softmax(head_logits, axis=-1)
+        is_head = tf.argmax(cosine, axis=-1) < self.num_head
+        # the winner changes within the head classes only: its score stays the image's best score
+        best = tf.reduce_max(cosine, axis=-1, keepdims=True)
+        ranked += best - tf.reduce_max(ranked, axis=-1, keepdims=True)
+        gated = tf.concat([ranked, cosine[:, self.num_head :]], axis=-1)
+        return tf.where(is_head[:, tf.newaxis], gated, cosine)
+
+
+def unit_rows(rows: tf.Tensor) -> tf.Tensor:
+    """Rows [N, D] scaled to length 1; a zero row stays zero.
+
+    Written out, with its axis: `tf.math.l2_normalize` without one converts to TFLite wrongly and
+    without a word, and its own TFLite operation does not run on GPU delegates.
+    """
+    squares = tf.reduce_sum(rows * rows, axis=-1, keepdims=True)
+    return rows * tf.math.rsqrt(squares + 1e-12)
+
+
+def check_rule(recognizer: Any, rule: str) -> None:
+    """Whether `rule` can be exported.
+
+    Raises:
+      UserError: it cannot, or the recognizer was not fitted for it.
+    """
+    if rule == "knn":
+        raise UserError(
+            "--inference_rule=knn cannot be exported: its gallery is every training image; export "
+            f"one of {', '.join(GRAPH_RULES)} (gated is the default)."
+        )
+    if rule not in GRAPH_RULES:
+        raise UserError(
+            f"--inference_rule={rule} is not known: choose one of {', '.join(GRAPH_RULES)}."
+        )
+    if rule == "linear" and recognizer.linear_kernel is None:
+        raise UserError(
+            "--inference_rule=linear was not fitted in this run: choose another rule, or run "
+            "longtail_tf.train again, which fits every rule."
+        )
+    if rule == "head_only" and not recognizer.num_head:
+        raise UserError(
+            "--inference_rule=head_only needs a head classifier, and this run has no head stream: "
+            "choose --inference_rule=ncm."
+        )
+
+
+def prototype_table(prototype_classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Rows of each class's prototypes, int32 [C, K]; short rows repeat their first entry.
+
+    Raises:
+      UserError: a class has no prototype.
+    """
+    counts = np.bincount(prototype_classes, minlength=num_classes)
+    if len(counts) > num_classes or not counts.all():
+        missing = np.flatnonzero(counts[:num_classes] == 0)
+        raise UserError(
+            f"The prototypes cover classes 0..{len(counts) - 1} with {len(missing)} missing "
+            f"(first: {missing[:1].tolist()}), the run has {num_classes} classes: fit the "
+            "recognizer again with longtail_tf.evaluate."
+        )
+    order = np.argsort(prototype_classes, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    columns = np.arange(counts.max())
+    inside = np.where(columns[None, :] < counts[:, None], columns[None, :], 0)
+    return order[starts[:, None] + inside].astype(np.int32)
+
+
+def _optional(array: Any, name: str) -> tf.Variable | None:
+    return None if array is None else _constant(array, name)
+
+
+def _constant(array: Any, name: str) -> tf.Variable:
+    return tf.Variable(np.asarray(array, np.float32), trainable=False, name=name)

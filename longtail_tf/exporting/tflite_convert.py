@@ -1,0 +1,136 @@
+"""Conversion to TFLite: two models, each in four precisions.
+
+| file | in | out |
+|---|---|---|
+| classifier_V.tflite | image [1, S, S, C] | `scores` [1, C]: cosine to each class's nearest prototype |
+| embedder_V.tflite | image [1, S, S, C] | `embedding` [1, D], unit length; prototypes lie in the file |
+
+V is float32, float16 (weights), dynamic (int8 weights) or int8 (all, uint8 pixels in, float out).
+The image is float32 in 0..255, uint8 for int8. Batch 1, because delegates want fixed shapes.
+Softmax and top-k stay on the host: in int8 they would leave a few dozen distinct scores.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from longtail_tf.errors import UserError
+from longtail_tf.exporting.quiet_converter import quiet_stderr
+from longtail_tf.exporting.rule_head import RuleHead, unit_rows
+
+VARIANTS = ("float32", "float16", "dynamic", "int8")
+KINDS = {"classifier": "scores", "embedder": "embedding"}
+INPUT_NAME = "image"
+MIN_CALIBRATION_IMAGES = 10
+
+
+class DeviceModule(tf.Module):
+    """The network with its normalisation inside, and the prototypes, for one image."""
+
+    def __init__(self, model: Any, rule_head: RuleHead, *, image_size: int, channels: int) -> None:
+        super().__init__(name="longtail_tf_device")
+        self.rule_head = rule_head
+        # the vector before the network's own normalisation, so that ours (no L2_NORMALIZATION
+        # operation, which GPU delegates refuse) is the only one
+        self.vector = lambda images: model.neck_output(model.features(images, False), False)
+        self.spec = tf.TensorSpec([1, image_size, image_size, channels], tf.float32, INPUT_NAME)
+
+    def function(self, kind: str) -> Any:
+        """The concrete function of "classifier" or "embedder"."""
+
+        def classifier(image: tf.Tensor) -> dict[str, tf.Tensor]:
+            embedding = unit_rows(self.vector(image))
+            return {KINDS["classifier"]: self.rule_head.prototype_scores(embedding)}
+
+        def embedder(image: tf.Tensor) -> dict[str, tf.Tensor]:
+            embedding = unit_rows(self.vector(image))
+            if self.rule_head.center is not None:
+                embedding = unit_rows(embedding - self.rule_head.center)
+            return {KINDS["embedder"]: embedding}
+
+        body = classifier if kind == "classifier" else embedder
+        concrete = tf.function(
+            body, input_signature=[self.spec], autograph=False
+        ).get_concrete_function()
+        self.used_variables = list(concrete.graph.variables)  # see ServingModule.signatures
+        return concrete
+
+
+def convert(
+    module: DeviceModule, kind: str, variant: str, calibration: np.ndarray | None = None
+) -> bytes:
+    """A .tflite of `kind` in precision `variant`, with one signature named after the kind.
+
+    Args:
+      module: the network and prototypes.
+      kind: "classifier" or "embedder".
+      variant: one of VARIANTS.
+      calibration: uint8 [N, S, S, C], real training images; int8 only.
+
+    Raises:
+      UserError: an unknown variant, or int8 without enough calibration images.
+    """
+    if variant not in VARIANTS:
+        raise UserError(
+            f"TFLite variant {variant!r} is not known: choose from {', '.join(VARIANTS)}."
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        tf.saved_model.save(module, scratch, signatures={kind: module.function(kind)})
+        converter = tf.lite.TFLiteConverter.from_saved_model(scratch, signature_keys=[kind])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if variant != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if variant == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if variant == "int8":
+            images = calibration_images(calibration)
+            converter.representative_dataset = lambda: _examples(images)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.uint8
+            converter.inference_output_type = tf.float32
+        with quiet_stderr():
+            model = converter.convert()
+    if variant == "int8":
+        check_raw_pixels(model)
+    return model
+
+
+def calibration_images(images: np.ndarray | None) -> np.ndarray:
+    """Real images and two extremes, black and white: the input range must be 0..255 exactly.
+
+    Raises:
+      UserError: too few images.
+    """
+    count = 0 if images is None else len(images)
+    if images is None or count < MIN_CALIBRATION_IMAGES:
+        raise UserError(
+            f"{count} calibration images came, int8 needs at least {MIN_CALIBRATION_IMAGES} real "
+            "training images: give a data set with more, or leave int8 out of --tflite."
+        )
+    extremes = np.zeros((2, *images.shape[1:]), images.dtype)
+    extremes[1] = 255
+    return np.concatenate([images, extremes])
+
+
+def check_raw_pixels(model: bytes) -> None:
+    """The uint8 input takes raw pixels: scale 1, zero point 0.
+
+    Raises:
+      RuntimeError: it does not; clients who send pixels would get nonsense.
+    """
+    details = tf.lite.Interpreter(model_content=model).get_input_details()[0]
+    if details["dtype"] != np.uint8 or details["quantization"] != (1.0, 0):
+        raise RuntimeError(
+            f"The int8 model's input is {details['dtype'].__name__} with scale and zero point "
+            f"{details['quantization']}, not uint8 with (1.0, 0): calibrate over 0..255."
+        )
+
+
+def _examples(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    for image in images:
+        yield {INPUT_NAME: image[np.newaxis].astype(np.float32)}

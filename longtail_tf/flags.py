@@ -1,0 +1,103 @@
+"""Turns a dataclass of settings into absl flags, and back.
+
+The only module beside the entry points' `main` that knows absl flags. Flags are defined by a call,
+never at import: under `python -m` an entry module runs as `__main__`, and a second import of it
+would define them twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from absl import flags as absl_flags
+
+from longtail_tf.errors import UserError
+
+Settings = TypeVar("Settings")
+
+
+def define_flags(
+    settings_class: type, flag_values: absl_flags.FlagValues, *, positional: Optional[str] = None
+) -> None:
+    """Defines one flag per field of `settings_class` on `flag_values`.
+
+    Args:
+      settings_class: a dataclass whose fields were made by `settings.setting`.
+      flag_values: where the flags are defined.
+      positional: the field that takes the positional arguments, so it gets no flag.
+    """
+    hints = get_type_hints(settings_class)
+    for field in dataclasses.fields(settings_class):
+        if field.name == positional:
+            continue
+        kind = _plain_type(hints[field.name])
+        arguments = {"flag_values": flag_values}
+        if kind is bool:
+            absl_flags.DEFINE_bool(field.name, field.default, _help(field), **arguments)
+        elif kind is int:
+            absl_flags.DEFINE_integer(field.name, field.default, _help(field), **arguments)
+        elif kind is float:
+            absl_flags.DEFINE_float(field.name, field.default, _help(field), **arguments)
+        elif field.metadata["choices"]:
+            choices = list(field.metadata["choices"])
+            absl_flags.DEFINE_enum(field.name, field.default, choices, _help(field), **arguments)
+        else:
+            absl_flags.DEFINE_string(field.name, field.default, _help(field), **arguments)
+
+
+def config_from_flags(
+    settings_class: type[Settings],
+    flag_values: absl_flags.FlagValues,
+    *,
+    positional: Optional[str] = None,
+    arguments: Sequence[str] = (),
+) -> Settings:
+    """Builds the settings from parsed flags and the positional arguments.
+
+    Raises:
+      UserError: positional arguments were given where none are taken.
+    """
+    if arguments and positional is None:
+        raise UserError(
+            f"{' '.join(map(shlex.quote, arguments))!r} was given without a flag name: write every "
+            "setting as --name=value."
+        )
+    values = {
+        field.name: flag_values[field.name].value
+        for field in dataclasses.fields(settings_class)  # type: ignore[arg-type]
+        if field.name != positional
+    }
+    if positional is not None:
+        values[positional] = tuple(arguments)
+    return settings_class(**values)
+
+
+def flagfile_text(settings: Any, *, comment: str) -> str:
+    """The settings as a flagfile that repeats the run: one `--name=value` a line.
+
+    Settings that are None are left out; the comment stands on lines of its own, as absl asks.
+    """
+    lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            value = str(value).lower()
+        lines.append(f"--{field.name}={value}")
+    return "\n".join(lines) + "\n"
+
+
+def _help(field: dataclasses.Field) -> str:
+    unit = field.metadata["unit"]
+    return field.metadata["help"] + (f" [{unit}]" if unit else "")
+
+
+def _plain_type(hint: Any) -> type:
+    """int for Optional[int], and so on."""
+    if get_origin(hint) is Union:
+        (hint,) = (part for part in get_args(hint) if part is not type(None))
+    return hint

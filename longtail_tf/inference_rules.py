@@ -1,0 +1,129 @@
+"""The arithmetic of the inference rules, each a plain function of arrays.
+
+Every function is a few operations that a TensorFlow graph can repeat: matrix product, maximum,
+log-softmax, where.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from longtail_tf.array_checks import unit_rows
+from longtail_tf.calibration import log_softmax
+
+NEVER = np.float32(-1e9)  # score of a class that a rule cannot name; finite, so that sums stay so
+VOTE_SHARPNESS = 10.0  # exp(10 x cosine): a neighbour 0.1 farther weighs 0.37
+_NO_VOTE = 1e-4  # share that stands for none, so that its logarithm is finite
+
+
+def prototype_scores(
+    embeddings: np.ndarray,
+    prototypes: np.ndarray,
+    prototype_classes: np.ndarray,
+    *,
+    center: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns each class's score: the cosine to its nearest prototype.
+
+    Args:
+      embeddings: float32 [N, D], unit norm.
+      prototypes: float32 [M, D].
+      prototype_classes: int [M], rising, every class at least once.
+      center: float32 [D], taken off before normalising again (cl2n); None: not centred.
+      bias: float32 [M], added to the products (plain means); None: none.
+
+    Returns:
+      float32 [N, C].
+    """
+    if center is not None:
+        embeddings = unit_rows(embeddings - center)
+    scores = embeddings @ prototypes.T
+    if bias is not None:
+        scores += bias
+    starts = np.flatnonzero(np.diff(prototype_classes, prepend=-1))
+    if len(starts) < len(prototype_classes):
+        scores = np.maximum.reduceat(scores, starts, axis=1)
+    return scores
+
+
+def gated_scores(
+    class_scores: np.ndarray, head_logits: np.ndarray, gate_weight: float
+) -> np.ndarray:
+    """Returns scores re-ranked within the head classes where the best prototype is a head class.
+
+    The head softmax has no "none of these", so it is never asked whether an image belongs to the
+    head; it only says which head class, once the prototypes say it is one. The re-ranked head keeps
+    the best prototype's score as its top, so it stays comparable with the tail below.
+
+    Args:
+      class_scores: float32 [N, C], `prototype_scores`.
+      head_logits: float32 [N, H], of classes 0..H-1.
+      gate_weight: weight of the head's log-softmax; 0 changes nothing.
+
+    Returns:
+      float32 [N, C].
+    """
+    if not gate_weight:
+        return class_scores
+    scores = class_scores.copy()
+    num_head = head_logits.shape[1]
+    gated = np.flatnonzero(scores.argmax(axis=1) < num_head)
+    best = scores[gated].max(axis=1, keepdims=True)
+    head = scores[gated, :num_head] + np.float32(gate_weight) * log_softmax(head_logits[gated])
+    head += best - head.max(axis=1, keepdims=True)
+    scores[gated, :num_head] = head
+    return scores
+
+
+def head_only_scores(head_logits: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns the head classifier's log-softmax, with `NEVER` for every tail class; [N, C]."""
+    scores = np.full((len(head_logits), num_classes), NEVER, np.float32)
+    scores[:, : head_logits.shape[1]] = log_softmax(head_logits)
+    return scores
+
+
+def vote_weights(
+    similarities: np.ndarray, neighbour_classes: np.ndarray, counts: np.ndarray, power: float
+) -> np.ndarray:
+    """Returns the weight of each neighbour's vote for its class.
+
+    A near neighbour weighs more: exp(10 x cosine), as shares of all k. A class of n images can have
+    at most min(n, k) of the k neighbours, so a tail class would lose by numbers alone; dividing by
+    min(n, k) ** power evens that out: fully at power 1, not at all at 0.
+
+    Args:
+      similarities: float32 [N, k], best first.
+      neighbour_classes: int [N, k].
+      counts: int [C], gallery images of each class.
+      power: 0..1.
+
+    Returns:
+      float32 [N, k].
+    """
+    near = np.exp(np.float32(VOTE_SHARPNESS) * (similarities - similarities[:, :1]))
+    near /= near.sum(axis=1, keepdims=True)
+    possible = np.minimum(counts[neighbour_classes], similarities.shape[1])
+    return near / (possible.astype(np.float32) ** np.float32(power))
+
+
+def vote_scores(
+    weights: np.ndarray, neighbour_classes: np.ndarray, class_scores: np.ndarray
+) -> np.ndarray:
+    """Returns the log of each class's votes, float32 [N, C].
+
+    Classes without a vote are ranked by prototype, as are exact ties: `class_scores` enter with a
+    weight of 1/1000.
+    """
+    votes = np.full(class_scores.shape, _NO_VOTE, np.float32)
+    rows = np.arange(len(votes))
+    for weight, classes in zip(weights.T, neighbour_classes.T):
+        votes[rows, classes] += weight  # one class a row: no index comes twice
+    return np.log(votes) + np.float32(1e-3) * class_scores
+
+
+def vote_winners(weights: np.ndarray, neighbour_classes: np.ndarray) -> np.ndarray:
+    """Returns the class with most votes of each row, int [N], without an [N, C] table."""
+    same = neighbour_classes[:, :, None] == neighbour_classes[:, None, :]
+    votes = np.einsum("nij,nj->ni", same, weights)
+    return neighbour_classes[np.arange(len(votes)), votes.argmax(axis=1)]

@@ -1,0 +1,97 @@
+"""Section with the map of test embeddings, coloured by band."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from longtail_tf.reporting import charts, npz
+from longtail_tf.reporting.class_tables import Classes
+from longtail_tf.reporting.counts import band_legend
+from longtail_tf.reporting.html import LONGEST_NAME, Html, counted, element, whole
+from longtail_tf.reporting.page import Missing, Section
+from longtail_tf.reporting.projection import embedding_map
+from longtail_tf.reporting.run_data import Recognised, RunData
+from longtail_tf.shot_bands import BANDS
+
+MOST_POINTS = 750
+MOST_PER_CLASS = 8
+EDGE = 0.03  # of a side, kept free
+
+
+def embedding_section(run: RunData) -> Section | Missing:
+    """The embedding map."""
+    title = "Map of the embeddings"
+    recognised, classes = run.recognised, run.classes
+    if recognised is None or classes is None or not len(recognised.labels):
+        return Missing(title, "embeddings.npz or classes.csv is missing.")
+    shown = chosen_images(recognised.labels, classes.bands)
+    positions = embedding_map(npz.rows_of(run.folder.embeddings, "embeddings", shown))
+    images = len(np.unique(recognised.labels[shown]))
+    words = [
+        element(
+            "p", f"{whole(len(shown))} of {counted(len(recognised.labels), 'test image')}, of "
+            f"{counted(images, 'class', 'classes')} taken evenly from the three bands. Images that "
+            "the network sees as alike lie close together; distances across the map mean little.",
+        ),
+        element("p", "Full dots are named right, rings are not. Point at one or tap it for its "
+                "class. (PCA, then t-SNE.)"),
+    ]  # fmt: skip
+    body = element("figure", band_legend(), _chart(recognised, classes, shown, positions))
+    return Section("map", title, words, [body])
+
+
+def chosen_images(labels: np.ndarray, bands: np.ndarray) -> np.ndarray:
+    """Rows of at most MOST_POINTS images: whole classes, spread over each band by rank.
+
+    Args:
+      labels: int [N] class ids.
+      bands: int [C], positions in BANDS.
+
+    Returns:
+      int64 [M], rising.
+    """
+    order = np.argsort(labels, kind="stable")
+    present, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    taken = np.minimum(sizes, MOST_PER_CLASS)
+    in_bands = [np.flatnonzero(bands[present] == band) for band in range(len(BANDS))]
+    in_bands = [members for members in in_bands if len(members)]
+    rows = []
+    left = MOST_POINTS
+    # Small bands first: what they leave unused goes to the larger ones.
+    for number, members in enumerate(sorted(in_bands, key=lambda m: int(taken[m].sum()))):
+        room = left // (len(in_bands) - number)
+        wanted = len(members)
+        if taken[members].sum() > room:
+            wanted = max(1, int(room / taken[members].mean()))
+        picked = members[np.unique(np.linspace(0, len(members) - 1, wanted).astype(int))]
+        part = [order[starts[i] : starts[i] + taken[i]] for i in picked]
+        rows.append(np.concatenate(part)[:room])
+        left -= len(rows[-1])
+    return np.sort(np.concatenate(rows)).astype(np.int64)
+
+
+def _chart(
+    recognised: Recognised, classes: Classes, shown: np.ndarray, positions: np.ndarray
+) -> Html:
+    # The cloud is turned so that its longer side lies across; its axes mean nothing by themselves,
+    # so each fills the frame.
+    if np.ptp(positions[:, 1]) > np.ptp(positions[:, 0]):
+        positions = positions[:, ::-1]
+    spans = np.maximum(np.ptp(positions, axis=0), 1e-9)
+    placed = ((positions - 0.5) / spans * (1 - 2 * EDGE) + 0.5) * charts.SIDE
+    marks: list[Any] = []
+    for row, (across, down) in zip(shown, placed):
+        true, given = int(recognised.labels[row]), int(recognised.predictions[row])
+        text = classes.names[true][:LONGEST_NAME]
+        if given != true:
+            text += "\nnamed " + (classes.names[given][:LONGEST_NAME] if given >= 0 else "unknown")
+        at = f"M{across:.0f} {down:.0f}h0"
+        marks.append(
+            element("path", element("title", text), d=at, class_=f"dot {classes.band(true)}")
+        )
+        if given != true:
+            marks.append(element("path", d=at, class_="hole"))
+    label = f"Map of {len(shown)} test images by their embeddings, coloured by band."
+    return charts.bare_plot(marks, label=label, kind="map")

@@ -1,0 +1,109 @@
+"""The two streams of a training run: which rows, and how they become batches."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Union
+
+import numpy as np
+import tensorflow as tf
+
+from longtail_tf.config import Config
+from longtail_tf.datasets import DatasetIndex, Split
+from longtail_tf.errors import UserError
+from longtail_tf.head_set import select_head
+from longtail_tf.input_pipeline import training_streams
+from longtail_tf.sampling import PKSampler, RandomSampler, Shard
+
+
+class HeadPKSampler:
+    """PK batches of the head classes alone, as rows of the whole training split."""
+
+    def __init__(self, rows: np.ndarray, labels: np.ndarray, **pk_settings: Any) -> None:
+        self._rows = rows
+        self._sampler = PKSampler(labels[rows], **pk_settings)
+        self.batch_size = self._sampler.batch_size
+
+    def batch(self, step: int, *, shard: Optional[Shard] = None) -> np.ndarray:
+        """Rows of one batch, int64 [B]."""
+        return self._rows[self._sampler.batch(step, shard=shard)]
+
+    def describe(self, steps_done: Optional[int] = None) -> dict[str, Any]:
+        """As `PKSampler.describe`, of the head classes."""
+        return self._sampler.describe(steps_done)
+
+
+HeadSampler = Union[RandomSampler, HeadPKSampler]
+
+
+def head_size(config: Config, class_counts: np.ndarray) -> int:
+    """Number of head classes: the head is the ids below it, as ids fall by training count.
+
+    0 for a run without a head rule (a metric loss alone).
+    """
+    if config.head_all:
+        return len(class_counts)
+    rule = {
+        "min_count": config.head_min_count,
+        "ratio": config.head_ratio,
+        "num_classes": config.head_num_classes,
+    }
+    rule = {name: value for name, value in rule.items() if value is not None}
+    return len(select_head(class_counts, **rule)) if rule else 0
+
+
+def head_sampler(config: Config, train: Split, *, num_head: int) -> Optional[HeadSampler]:
+    """The sampler of the head stream; None for a run without one."""
+    if not config.has_head_stream:
+        return None
+    rows = np.flatnonzero(train.labels < num_head)
+    if config.head_sampling == "random":
+        return RandomSampler(rows, batch_size=config.head_batch_size, seed=config.seed)
+    classes = config.head_batch_size // config.images_per_class
+    if not 2 <= classes <= num_head:
+        raise UserError(
+            f"--head_sampling=pk with --head_batch_size={config.head_batch_size} and "
+            f"--images_per_class={config.images_per_class} asks for {classes} head classes a batch, "
+            f"but the head has {num_head}: a batch needs 2 to {num_head} of them."
+        )
+    return HeadPKSampler(
+        rows,
+        train.labels,
+        classes_per_batch=classes,
+        images_per_class=config.images_per_class,
+        seed=config.seed,
+    )
+
+
+def whole_sampler(config: Config, train: Split) -> Optional[PKSampler]:
+    """The sampler of the whole stream; None for a run without one."""
+    if not config.has_whole_stream:
+        return None
+    return PKSampler(
+        train.labels,
+        classes_per_batch=config.classes_per_batch or 0,
+        images_per_class=config.images_per_class,
+        seed=config.seed,
+        class_power=config.class_power,
+    )
+
+
+def build_streams(
+    config: Config,
+    index: DatasetIndex,
+    *,
+    head: Optional[HeadSampler],
+    whole: Optional[PKSampler],
+    start_step: int,
+) -> tf.data.Dataset:
+    """Endless batches {"head": ..., "whole": ...} from `start_step` on."""
+    return training_streams(
+        index.train,
+        head_sampler=head,
+        whole_sampler=whole,
+        image_size=config.image_size or 0,
+        channels=index.channels,
+        head_augment=config.head_augment,
+        whole_augment=config.whole_augment,
+        seed=config.seed,
+        start_step=start_step,
+    )

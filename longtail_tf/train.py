@@ -1,0 +1,118 @@
+"""Trains one network with two streams, recognises every class, and leaves a complete run folder.
+
+    python -m longtail_tf.train --flagfile=experiments/digits_lt.flags --run_dir=runs/digits
+    python -m longtail_tf.train --run_dir=runs/digits --resume
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from typing import Any, Optional
+
+from absl import logging
+
+from longtail_tf import cli
+from longtail_tf.config import Config, resolve
+from longtail_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run left: its folder, and evaluation.json's numbers by inference rule.
+
+    `metrics` is None when a signal stopped the training before its end.
+    """
+
+    run_dir: pathlib.Path
+    metrics: Optional[dict[str, Any]]
+
+
+def run(config: Config) -> RunResult:
+    """Trains, recognises every class, evaluates once, reports.
+
+    Raises:
+      UserError: settings, data or run folder that cannot work; a training that diverged.
+    """
+    # Imported here so that `--help` and a mistyped flag answer without waiting for TensorFlow.
+    from longtail_tf import evaluation, records, report, trained_run, training
+    from longtail_tf.checkpoints import Checkpoints
+    from longtail_tf.datasets import load_index
+    from longtail_tf.embedding_pass import refresh_batch_norm
+    from longtail_tf.run_folder import RunFolder
+    from longtail_tf.streams import head_size
+
+    index = load_index(
+        config.data,
+        val_per_class=config.val_per_class,
+        split_seed=config.split_seed,
+        exclude=config.exclude,
+    )
+    config = resolve(
+        config,
+        num_classes=index.num_classes,
+        image_shape=index.image_shape,
+        flip_is_valid=index.flip_is_valid,
+    )
+    num_head = head_size(config, index.class_counts)
+    with RunFolder.claim(config.run_dir, resume=config.resume) as folder:
+        training.prepare_tensorflow(threads=config.threads, seed=config.seed)
+        model = training.compiled_model(config, index, num_head=num_head)
+        records.begin(folder, config, index, num_head=num_head)
+        checkpoints = Checkpoints(model, folder.checkpoints)
+        start_step = checkpoints.restore() if config.resume else 0
+        folder.trim_metrics(start_step)
+
+        interrupted_at = training.fit(
+            model,
+            config,
+            index,
+            num_head=num_head,
+            folder=folder,
+            start_step=start_step,
+            checkpoints=checkpoints,
+        )
+        if interrupted_at is not None:
+            logging.info(
+                "stopped at step %s of %s and saved; continue with\n"
+                "  python -m longtail_tf.train --run_dir=%s --resume",
+                f"{interrupted_at:,}", f"{config.steps:,}", config.run_dir,
+            )  # fmt: skip
+            return RunResult(folder.path, None)
+
+        model = trained_run.inference_copy(model, config, channels=index.channels)
+        batch_norm = refresh_batch_norm(
+            model,
+            index.train,
+            image_size=config.image_size or 0,
+            channels=index.channels,
+            seed=config.seed,
+        )
+        recognizer = evaluation.recognizer_from(model, index, config, num_head=num_head)
+        run = trained_run.save_run(folder, model, recognizer)
+        results = evaluation.evaluate_test(
+            run, index, step=config.steps, out=folder.path, batch_norm=batch_norm
+        )
+        report.write_report(config.run_dir, index=index)
+        records.show_results(run, results)
+    return RunResult(folder.path, results["rules"])
+
+
+def main() -> None:
+    """Command line; with --resume the settings come from the run folder."""
+    cli.launch(run, Config, __doc__, argv=_with_saved_settings(sys.argv))
+
+
+def _with_saved_settings(argv: list[str]) -> list[str]:
+    """Puts RUN_DIR/config.flags before the other flags when --resume is given."""
+    folders = [word.split("=", 1)[1] for word in argv if word.lstrip("-").startswith("run_dir=")]
+    if any(word.lstrip("-") in ("resume", "resume=true") for word in argv[1:]) and folders:
+        saved = pathlib.Path(folders[-1]) / "config.flags"
+        if saved.is_file():
+            return [argv[0], f"--flagfile={saved}", *argv[1:]]
+    return argv
+
+
+if __name__ == "__main__":
+    main()

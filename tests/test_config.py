@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from longtail_tf.config import Config, resolve
+from longtail_tf.errors import UserError
+
+GOOD = dict(data="digits_lt", run_dir="runs/x", head_ratio=0.2)
+
+
+def test_defaults_with_a_head_rule_are_valid():
+    config = Config(**GOOD)
+    assert config.has_head_stream and config.has_whole_stream
+
+
+def test_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config(**GOOD).steps = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(data=""), "--data is missing"),
+        (dict(run_dir=""), "--run_dir is missing"),
+        (dict(head_ratio=None), "no head rule is given.*--head_ratio"),
+        (dict(head_min_count=20), "--head_min_count=20 and --head_ratio=0.2 are given together"),
+        (dict(head_all=True), "--head_ratio=0.2 and --head_all are given together"),
+        (dict(images_per_class=1), "--images_per_class=1, but a triplet needs a positive"),
+        (dict(classes_per_batch=1), "--classes_per_batch=1, but a triplet needs a negative"),
+        (dict(steps=0), "--steps=0: expected 1 or more"),
+        (dict(eval_every=-1), "--eval_every=-1: expected 0 or more"),
+        (dict(seed=-1), "--seed=-1: expected 0 or more"),
+        (dict(seed=2**31), "--seed=2147483648: set it below"),
+        (dict(head_batch_size=0), "--head_batch_size=0: expected 1 or more"),
+        (dict(embedding_dim=1), "--embedding_dim=1: expected 2 or more"),
+        (dict(image_size=4), "--image_size=4: expected 8 or more"),
+        (dict(learning_rate=0.0), "--learning_rate=0.0: expected a finite number, above 0"),
+        (dict(learning_rate=float("nan")), "--learning_rate=nan: expected a finite number"),
+        (dict(margin=-0.1), "--margin=-0.1: expected a finite number, 0 or more"),
+        (dict(momentum=1.0), "--momentum=1.0: expected 0 or more, below 1"),
+        (dict(label_smoothing=1.0), "--label_smoothing=1.0: expected 0 or more, below 1"),
+        (dict(steps=10, warmup_steps=11), "--warmup_steps=11 is longer than the whole training"),
+        (dict(classification_loss="none", metric_loss="none"), "leave nothing to train"),
+        (dict(head_sampling="pk", head_batch_size=30), "to be a multiple of --images_per_class=4"),
+        (dict(metric_loss="none", head_only_steps=5), "--head_only_steps delays the whole stream"),
+        (dict(steps=200, head_only_steps=200), "leaves no step for the whole stream"),
+        (dict(class_power=1.5), "--class_power=1.5: expected 0 to 1"),
+        (dict(classification_loss="ldam"), "is defined on cosines: add --cosine_head"),
+        (dict(backbone="resnet50v2", width=32), "--width=32 is for resnet8"),
+        (dict(weights="imagenet"), "--weights=imagenet needs a backbone that has such weights"),
+        (dict(weights="imagenet", backbone="resnet20"), "needs a backbone that has such weights"),
+    ],
+)
+def test_bad_settings_are_refused_in_words(change, message):
+    with pytest.raises(UserError, match=message):
+        Config(**{**GOOD, **change})
+
+
+def test_a_metric_loss_alone_needs_no_head_rule():
+    assert not Config(data="x", run_dir="y", classification_loss="none").has_head_stream
+
+
+def test_pk_settings_do_not_matter_without_a_whole_stream():
+    Config(**GOOD, metric_loss="none", images_per_class=1)
+
+
+def test_resolve_fills_what_depends_on_the_data():
+    config = resolve(Config(**GOOD), num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+    assert config.image_size == 8
+    assert config.classes_per_batch == 10
+    assert (config.head_augment, config.whole_augment) == ("crop", "crop")
+    assert (config.backbone, config.width, config.margin) == ("resnet20", 16, 0.2)
+
+
+def test_resolve_of_image_files():
+    config = resolve(
+        Config(**GOOD, unit_features=False), num_classes=50, image_shape=None, flip_is_valid=True
+    )
+    assert (config.image_size, config.backbone, config.width) == (128, "resnet18v2", None)
+    assert (config.classes_per_batch, config.head_augment) == (16, "crop_flip")
+    assert config.margin == 0.3
+
+
+def test_resolve_twice_changes_nothing():
+    facts = dict(num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+    once = resolve(Config(**GOOD), **facts)
+    assert resolve(once, **facts) == once
+
+
+def test_resolve_refuses_more_classes_than_there_are():
+    config = Config(**GOOD, classes_per_batch=11)
+    with pytest.raises(UserError, match="--classes_per_batch=11, but the training set has 10"):
+        resolve(config, num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+
+
+def test_images_per_step_counts_the_streams_that_train():
+    facts = dict(num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+    assert resolve(Config(**GOOD), **facts).images_per_step == 64 + 10 * 4
+    assert resolve(Config(**GOOD, metric_loss="none"), **facts).images_per_step == 64
+    assert resolve(Config(**GOOD, classification_loss="none"), **facts).images_per_step == 40

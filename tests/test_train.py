@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from longtail_tf import classify, cli, evaluate, train
+from longtail_tf.config import Config
+from longtail_tf.errors import UserError
+from longtail_tf.run_folder import RunFolder
+from longtail_tf.trained_run import load_run
+from tests import fakes
+
+TINY = dict(
+    head_num_classes=3,
+    steps=4,
+    warmup_steps=1,
+    eval_every=2,
+    checkpoint_every=2,
+    log_every=1,
+    head_batch_size=6,
+    classes_per_batch=4,
+    images_per_class=2,
+    backbone="resnet8",
+    width=4,
+    embedding_dim=8,
+)
+RULES = {"ncm", "knn", "gated", "linear", "head_only"}
+
+
+def tiny(tmp_path, name="run", **changes):
+    spec = f"npz:{tmp_path / 'bars.npz'}"
+    if not (tmp_path / "bars.npz").exists():
+        fakes.write_npz(tmp_path / "bars.npz")
+    return Config(**{**TINY, "data": spec, "run_dir": str(tmp_path / name), **changes})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One finished run, shared by the tests that only look."""
+    folder = tmp_path_factory.mktemp("done")
+    return train.run(tiny(folder))
+
+
+def test_a_run_leaves_every_promised_file(done):
+    left = set(os.listdir(done.run_dir))
+    assert left >= {
+        "config.flags", "config.json", "classes.csv", "head_set.json", "metrics.jsonl",
+        "checkpoints", "model.weights.h5", "prototypes.npz", "evaluation.json", "per_class.csv",
+        "embeddings.npz", "report.html",
+    }  # fmt: skip
+    assert not [name for name in left if name.startswith(".") and name != ".lock"]
+
+
+def test_every_rule_is_evaluated_on_every_test_image(done):
+    evaluation = json.loads((done.run_dir / "evaluation.json").read_text())
+    assert set(evaluation["rules"]) == set(done.metrics) == RULES
+    assert evaluation["split"] == "test" and evaluation["step"] == 4
+    assert evaluation["images_seen"] == 4 * (6 + 4 * 2)
+    for row in evaluation["rules"].values():
+        assert row["many"] is None and 0 <= row["few"] <= 1
+    with np.load(done.run_dir / "embeddings.npz") as arrays:
+        assert len(arrays["labels"]) == 6 * len(fakes.COUNTS)
+        np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, atol=1e-5)
+
+
+def test_every_json_names_commit_versions_data_and_seed(done):
+    for name in ("config.json", "head_set.json", "evaluation.json"):
+        provenance = json.loads((done.run_dir / name).read_text())["provenance"]
+        assert provenance["packages"]["tensorflow"] and len(provenance["data_digest"]) == 64
+        assert provenance["seed"] == 0 and "commit" in provenance
+
+
+def test_classes_are_numbered_by_falling_count_and_the_head_comes_first(done):
+    with open(done.run_dir / "classes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    counts = [int(row["train_count"]) for row in rows]
+    assert counts == sorted(counts, reverse=True) and counts[-1] == 1
+    assert [row["head"] for row in rows] == ["1"] * 3 + ["0"] * 5
+    assert rows[0]["name"] == "bar 0"
+
+
+def test_metrics_have_both_streams_and_validation(done):
+    records = [json.loads(line) for line in (done.run_dir / "metrics.jsonl").read_text().splitlines()]
+    training = [record for record in records if "val" not in record]
+    assert [record["step"] for record in training] == [1, 2, 3, 4]
+    assert {"head_loss", "head_accuracy", "whole_loss", "active_share", "spread",
+            "learning_rate", "images_per_s"} <= set(training[0])  # fmt: skip
+    (validation,) = [record for record in records if "val" in record]
+    assert validation["step"] == 2 and "gated" in validation["val"]
+
+
+def test_config_flags_repeats_the_run(done, tmp_path):
+    flags = [f"--flagfile={done.run_dir / 'config.flags'}", f"--run_dir={tmp_path / 'again'}"]
+    again = train.run(cli.parse(Config, flags))
+    for name in ("prototypes.npz",):
+        with np.load(done.run_dir / name) as ours, np.load(again.run_dir / name) as theirs:
+            np.testing.assert_array_equal(ours["prototypes"], theirs["prototypes"])
+    assert again.metrics == done.metrics
+
+
+def test_another_seed_gives_another_run(done, tmp_path):
+    other = train.run(tiny(tmp_path, seed=1))
+    with np.load(done.run_dir / "prototypes.npz") as a, np.load(
+        other.run_dir / "prototypes.npz"
+    ) as b:
+        assert (a["prototypes"] != b["prototypes"]).any()
+
+
+def test_evaluate_repeats_the_numbers(done):
+    before = json.loads((done.run_dir / "evaluation.json").read_text())
+    results = evaluate.run(evaluate.EvaluateConfig(run_dir=str(done.run_dir)))
+    assert results["rules"] == before["rules"]
+
+
+def test_evaluate_another_set_writes_elsewhere(done, tmp_path):
+    spec = fakes.write_npz(tmp_path / "other.npz", seed=5)
+    with pytest.raises(UserError, match="would overwrite the run's own evaluation"):
+        evaluate.run(evaluate.EvaluateConfig(run_dir=str(done.run_dir), data=spec))
+    before = (done.run_dir / "evaluation.json").read_text()
+    out = tmp_path / "out"
+    evaluate.run(
+        evaluate.EvaluateConfig(run_dir=str(done.run_dir), data=spec, out=str(out))
+    )
+    assert (out / "evaluation.json").exists() and (out / "per_class.csv").exists()
+    assert (done.run_dir / "evaluation.json").read_text() == before
+
+
+def test_evaluate_refuses_other_classes_and_channels(done, tmp_path):
+    fewer = fakes.write_npz(tmp_path / "fewer.npz", counts=(9, 5, 2))
+    colour = fakes.write_npz(tmp_path / "colour.npz", channels=3)
+    for spec, message in ((fewer, "has other classes than the run"), (colour, "3-channel images")):
+        with pytest.raises(UserError, match=message):
+            evaluate.run(
+                evaluate.EvaluateConfig(run_dir=str(done.run_dir), data=spec, out=str(tmp_path))
+            )
+
+
+def test_classify_names_the_class_of_files(done, tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    paths = []
+    for label in (0, 4):
+        paths.append(tmp_path / f"{label}.png")
+        paths[-1].write_bytes(fakes.png_bytes(fakes.draw(label, rng)))
+    config = classify.ClassifyConfig(
+        images=tuple(map(str, paths)), run_dir=str(done.run_dir), json=True, k_top=3
+    )
+    results = classify.run(config)
+    assert json.loads(capsys.readouterr().out) == results
+    assert [len(result["classes"]) for result in results] == [3, 3]
+    scores = [each["score"] for each in results[0]["classes"]]
+    assert scores == sorted(scores, reverse=True) and sum(scores) <= 1 + 1e-6
+
+
+def test_classify_reports_bad_files_and_still_answers_the_rest(done, tmp_path, capsys):
+    good = tmp_path / "good.png"
+    good.write_bytes(fakes.png_bytes(fakes.draw(1, np.random.default_rng(0))))
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(good.read_bytes()[:60])
+    images = (str(cut), str(good), str(tmp_path / "none.png"))
+    with pytest.raises(UserError, match="2 of 3 images could not be classified"):
+        classify.run(classify.ClassifyConfig(images=images, run_dir=str(done.run_dir)))
+    lines = capsys.readouterr().out.splitlines()
+    assert "cannot be read" in lines[2] and "bar" in lines[1] and "not a whole" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(images=()), "no image is given"),
+        (dict(k_top=0), "--k_top=0: expected 1 or more"),
+        (dict(run_dir="/nowhere"), "is not a run folder"),
+    ],
+)
+def test_classify_refuses_in_words(done, tmp_path, changes, message):
+    settings = dict(images=("x.png",), run_dir=str(done.run_dir))
+    with pytest.raises(UserError, match=message):
+        classify.run(classify.ClassifyConfig(**{**settings, **changes}))
+
+
+def stop_at(step, monkeypatch):
+    """Sends SIGTERM to this process when the record of `step` is written."""
+    append = RunFolder.append_metrics
+
+    def append_and_stop(self, record):
+        append(self, record)
+        if record["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunFolder, "append_metrics", append_and_stop)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(),
+        dict(schedule="joint"),
+        dict(optimizer="adamw", learning_rate=0.01, head_only_steps=2),
+        dict(metric_loss="none"),
+        dict(classification_loss="none", head_num_classes=None),
+    ],
+    ids=["alternate", "joint", "head_first_adamw", "head_alone", "whole_alone"],
+)
+def test_resume_gives_the_same_bits_as_an_uninterrupted_run(tmp_path, monkeypatch, changes):
+    steps = dict(steps=6, checkpoint_every=100, eval_every=0)
+    whole = train.run(tiny(tmp_path, "whole", **steps, **changes))
+    config = tiny(tmp_path, "parts", **steps, **changes)
+    with monkeypatch.context() as context:
+        stop_at(3, context)
+        stopped = train.run(config)
+    assert stopped.metrics is None
+    assert not (stopped.run_dir / "evaluation.json").exists()
+    resumed = train.run(cli.parse(Config, [
+        f"--flagfile={stopped.run_dir / 'config.flags'}", "--resume",
+    ]))  # fmt: skip
+    ours, theirs = load_run(str(whole.run_dir)), load_run(str(resumed.run_dir))
+    for a, b in zip(ours.model.get_weights(), theirs.model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert resumed.metrics == whole.metrics
+    steps_logged = [json.loads(line)["step"]
+                    for line in (resumed.run_dir / "metrics.jsonl").read_text().splitlines()]  # fmt: skip
+    assert steps_logged == [1, 2, 3, 4, 5, 6]
+
+
+def test_resume_takes_the_settings_from_the_run_folder(tmp_path, monkeypatch):
+    config = tiny(tmp_path, steps=3)
+    with monkeypatch.context() as context:
+        stop_at(1, context)
+        train.run(config)
+    argv = ["train", f"--run_dir={config.run_dir}", "--resume"]
+    monkeypatch.setattr("sys.argv", argv)
+    train.main()
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_resume_refuses_other_settings_and_changed_data(tmp_path, monkeypatch):
+    config = tiny(tmp_path, steps=3)
+    with monkeypatch.context() as context:
+        stop_at(1, context)
+        train.run(config)
+    with pytest.raises(UserError, match=r"but --learning_rate=0.5 \(was 0.1\)"):
+        train.run(tiny(tmp_path, steps=3, learning_rate=0.5, resume=True))
+    fakes.write_npz(tmp_path / "bars.npz", seed=9)
+    with pytest.raises(UserError, match="has changed since the run began"):
+        train.run(tiny(tmp_path, steps=3, resume=True))
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("x")
+    with pytest.raises(UserError, match="is not empty"):
+        train.run(tiny(tmp_path))
+    assert os.listdir(tmp_path / "run") == ["mine.txt"]
+
+
+def test_image_files_train_like_arrays(tmp_path):
+    spec = fakes.write_folder(tmp_path / "bars", channels=3)
+    result = train.run(tiny(tmp_path, data=spec, image_size=8, steps=2))
+    assert set(result.metrics) == RULES
+
+
+def test_a_diverging_run_stops_with_cause_and_remedy(tmp_path):
+    with pytest.raises(UserError, match="diverged: lower --learning_rate"):
+        train.run(tiny(tmp_path, learning_rate=1e30, warmup_steps=0, steps=20))
+
+
+def test_weights_of_another_run_start_the_backbone(done, tmp_path):
+    result = train.run(tiny(tmp_path, weights=str(done.run_dir), steps=1, learning_rate=1e-9))
+    ours, theirs = load_run(str(result.run_dir)), load_run(str(done.run_dir))
+    a = ours.model.embedder.get_layer("backbone").get_weights()[0]
+    b = theirs.model.embedder.get_layer("backbone").get_weights()[0]
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    with pytest.raises(UserError, match="does not fit this --backbone and --width"):
+        train.run(tiny(tmp_path, "wide", weights=str(done.run_dir), width=8, steps=1))
+
+
+@pytest.mark.slow
+def test_learning_few_shot_classes(tmp_path):
+    """Chance is 1/8 = 12.5 %; classes with 8 or fewer images must pass 50 %."""
+    config = tiny(tmp_path, steps=150, eval_every=0, checkpoint_every=150, log_every=50,
+                  warmup_steps=20, head_batch_size=16, classes_per_batch=8, width=8,
+                  embedding_dim=16)  # fmt: skip
+    result = train.run(config)
+    assert result.metrics["gated"]["few"] > 0.5
+    assert result.metrics["head_only"]["few"] < result.metrics["gated"]["few"]
