@@ -18,7 +18,7 @@ from longtail_tf.classifiers import (
     unknown_metrics,
 )
 from longtail_tf.config import Config
-from longtail_tf.datasets import DatasetIndex
+from longtail_tf.datasets import DatasetIndex, Split
 from longtail_tf.embedding_pass import embed_split, prototype_rows
 from longtail_tf.retrieval_metrics import retrieval_metrics
 from longtail_tf.run_folder import provenance, write_atomically, write_csv, write_json
@@ -38,7 +38,10 @@ def recognizer_from(
     model: TwoStreamModel, index: DatasetIndex, config: Config, *, num_head: int
 ) -> Recognizer:
     """Prototypes from the un-augmented training images; weights and thresholds from validation."""
-    pixels = {"image_size": config.image_size or 0, "channels": index.channels}
+    pixels: dict[str, Any] = {
+        "image_size": config.image_size or 0,
+        "channels": index.channels,
+    }
     return fit_recognizer(
         embed_split(model, index.train, **pixels),
         None if index.val is None else embed_split(model, index.val, **pixels),
@@ -50,7 +53,13 @@ def recognizer_from(
 
 
 def quick_validation(
-    model: TwoStreamModel, index: DatasetIndex, config: Config, *, num_head: int, step: int
+    model: TwoStreamModel,
+    index: DatasetIndex,
+    val_split: Split,
+    config: Config,
+    *,
+    num_head: int,
+    step: int,
 ) -> dict[str, Any]:
     """Validation numbers between train steps, from a few training images of each class.
 
@@ -59,13 +68,16 @@ def quick_validation(
     Returns:
       {"step": ..., "val": {rule: {all, many, medium, few, balanced, macro_f1}}}.
     """
-    pixels = {"image_size": config.image_size or 0, "channels": index.channels}
+    pixels: dict[str, Any] = {
+        "image_size": config.image_size or 0,
+        "channels": index.channels,
+    }
     rows = prototype_rows(index.train.labels, per_class=QUICK_IMAGES_PER_CLASS, seed=0)
     train = embed_split(model, index.train, rows=rows, **pixels)
-    val_rows = np.arange(len(index.val.labels))
+    val_rows = np.arange(len(val_split))
     if len(val_rows) > QUICK_IMAGES:
         val_rows = np.sort(np.random.default_rng(0).permutation(val_rows)[:QUICK_IMAGES])
-    val = embed_split(model, index.val, rows=val_rows, **pixels)
+    val = embed_split(model, val_split, rows=val_rows, **pixels)
     recognizer = fit_recognizer(
         train, val, num_classes=index.num_classes, num_head=num_head, seed=0, rules=QUICK_RULES
     )
@@ -107,8 +119,9 @@ def evaluate_test(
         "provenance": provenance(data_digest=index.digest, seed=config.seed),
     }
     if split is not None:
-        pixels = {"image_size": config.image_size or 0, "channels": run.channels}
-        embedded = embed_split(run.model, split, **pixels)
+        embedded = embed_split(
+            run.model, split, image_size=config.image_size or 0, channels=run.channels
+        )
         content["rules"] = evaluate_rules(run.recognizer, embedded, train_counts=run.class_counts)
         content["retrieval"] = _retrieval(embedded, run.class_counts)
         if run.recognizer.threshold is not None:

@@ -81,6 +81,7 @@ def run(config: ExportConfig) -> ExportResult:
             f"--model_name={config.model_name} is the name of a folder beside the model: choose "
             "another."
         )
+    from longtail_tf.enroll_run import load_data
     from longtail_tf.exporting import publish, saved_model, serving_module
     from longtail_tf.exporting.device_report import write_device_files
     from longtail_tf.exporting.sample_images import image_files, spread_rows
@@ -89,7 +90,7 @@ def run(config: ExportConfig) -> ExportResult:
     from longtail_tf.trained_run import load_run
 
     trained = load_run(config.run_dir)
-    index = trained.load_data(config.data)
+    index = load_data(trained, config.data)
     export_dir = pathlib.Path(config.export_dir or trained.folder.export)
     threshold = choose_threshold(config, trained.recognizer.threshold)
     test = index.test or index.val or index.train

@@ -34,18 +34,20 @@ def define_flags(
         if field.name == positional:
             continue
         kind = _plain_type(hints[field.name])
-        arguments = {"flag_values": flag_values}
+        name = field.name
+        default: Any = field.default
+        arguments: dict[str, Any] = {"help": _help(field), "flag_values": flag_values}
         if kind is bool:
-            absl_flags.DEFINE_bool(field.name, field.default, _help(field), **arguments)
+            absl_flags.DEFINE_bool(name, default, **arguments)
         elif kind is int:
-            absl_flags.DEFINE_integer(field.name, field.default, _help(field), **arguments)
+            absl_flags.DEFINE_integer(name, default, **arguments)
         elif kind is float:
-            absl_flags.DEFINE_float(field.name, field.default, _help(field), **arguments)
+            absl_flags.DEFINE_float(name, default, **arguments)
         elif field.metadata["choices"]:
             choices = list(field.metadata["choices"])
-            absl_flags.DEFINE_enum(field.name, field.default, choices, _help(field), **arguments)
+            absl_flags.DEFINE_enum(name, default, choices, **arguments)
         else:
-            absl_flags.DEFINE_string(field.name, field.default, _help(field), **arguments)
+            absl_flags.DEFINE_string(name, default, **arguments)
 
 
 def config_from_flags(

@@ -43,18 +43,24 @@ def seeded_orders(key: int, first: int, count: int, size: int) -> np.ndarray:
     Returns:
         int32 [count, size]; row i depends on (key, first + i, size) only.
     """
-    bits = np.uint64(max(1, (size - 1).bit_length()))
+    if count > 1 and size > _CHUNK:
+        return np.concatenate([seeded_orders(key, first + i, 1, size) for i in range(count)])
     pass_keys = hash_words(key, np.arange(first, first + count, dtype=np.uint64))[:, None]
-    # Random high bits over the index: one in-place sort, with no argsort and no second array.
-    packed = np.empty((count, size), np.uint64)
+    random = np.empty((count, size), np.uint32)
     width = max(1, _CHUNK // count)
     for start in range(0, size, width):
         index = np.arange(start, min(start + width, size), dtype=np.uint64)
-        random = _mix(pass_keys + (index + np.uint64(1)) * np.uint64(_GOLDEN))
-        packed[:, start : start + width] = (random >> bits << bits) | index
-    packed.sort(axis=1)
-    packed &= (np.uint64(1) << bits) - np.uint64(1)
-    return packed.astype(np.int32)
+        words = _mix(pass_keys + (index + np.uint64(1)) * np.uint64(_GOLDEN))
+        random[:, start : start + width] = words >> np.uint64(32)
+    # Ordered by 32 random bits, low half first: NumPy sorts 16-bit keys by radix, which takes two
+    # thirds of the time of one sort by all bits. Equal ones (116 pairs in a million) keep order.
+    low, high = random.astype(np.uint16), (random >> np.uint32(16)).astype(np.uint16)
+    if count == 1:
+        order = np.argsort(low[0], kind="stable").astype(np.int32)
+        return order[np.argsort(high[0][order], kind="stable")][None]
+    order = np.argsort(low, axis=1, kind="stable").astype(np.int32)
+    by_high = np.argsort(np.take_along_axis(high, order, 1), axis=1, kind="stable")
+    return np.take_along_axis(order, by_high, 1)
 
 
 def permute(positions: np.ndarray, sizes: np.ndarray, words: np.ndarray) -> np.ndarray:

@@ -100,8 +100,12 @@ class PKSampler:
         Returns:
             int64 [P * K], or [P * K / count].
         """
-        part = shard_slice(shard, self.batch_size, classes_per_batch=self.classes_per_batch)
-        return self._blocks.step(checked_step(step))[part].copy()
+        rows = self._blocks.step(checked_step(step))
+        if shard is not None:
+            rows = rows[
+                shard_slice(shard, self.batch_size, classes_per_batch=self.classes_per_batch)
+            ]
+        return rows.copy()
 
     def batches(self, start: int, count: int, *, shard: Shard | None = None) -> np.ndarray:
         """Batches of the steps start .. start + count - 1 in one draw, int64 [count, P * K]."""
@@ -190,8 +194,8 @@ class RandomSampler:
 
     def batch(self, step: int, *, shard: Shard | None = None) -> np.ndarray:
         """Row numbers of one batch, int64 [batch_size], or of one replica's share of it."""
-        part = shard_slice(shard, self.batch_size)
-        return self._blocks.step(checked_step(step))[part].copy()
+        rows = self._blocks.step(checked_step(step))
+        return rows.copy() if shard is None else rows[shard_slice(shard, self.batch_size)].copy()
 
     def batches(self, start: int, count: int, *, shard: Shard | None = None) -> np.ndarray:
         """Batches of the steps start .. start + count - 1, int64 [count, batch_size]."""

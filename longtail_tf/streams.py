@@ -42,7 +42,7 @@ def head_size(config: Config, class_counts: np.ndarray) -> int:
     """
     if config.head_all:
         return len(class_counts)
-    rule = {
+    rule: dict[str, Any] = {
         "min_count": config.head_min_count,
         "ratio": config.head_ratio,
         "num_classes": config.head_num_classes,

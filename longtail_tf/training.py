@@ -19,7 +19,7 @@ from longtail_tf.callbacks import (
 )
 from longtail_tf.checkpoints import Checkpoints
 from longtail_tf.config import Config
-from longtail_tf.datasets import DatasetIndex
+from longtail_tf.datasets import DatasetIndex, Split
 from longtail_tf.errors import UserError
 from longtail_tf.evaluation import quick_validation
 from longtail_tf.input_pipeline import plain_errors
@@ -73,7 +73,7 @@ def compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> Two
         else None,
         metric_loss=losses.metric_loss(
             config.metric_loss,
-            margin=config.margin,
+            margin=config.margin or 0.0,
             distance_metric=config.distance_metric,
             images_per_class=config.images_per_class,
             temperature=config.metric_temperature,
@@ -132,7 +132,9 @@ def fit(
             )
         ]
         if index.val is not None and config.eval_every:
-            callbacks.append(_validation(model, config, index, num_head, folder, begin, end))
+            callbacks.append(
+                _validation(model, config, index, index.val, num_head, folder, begin, end)
+            )
         callbacks.append(checkpointing)
         with plain_errors():
             model.fit(
@@ -182,13 +184,14 @@ def _validation(
     model: TwoStreamModel,
     config: Config,
     index: DatasetIndex,
+    val: Split,
     num_head: int,
     folder: RunFolder,
     begin: int,
     end: int,
 ) -> Validation:
     def evaluate(step: int) -> dict[str, Any]:
-        return quick_validation(model, index, config, num_head=num_head, step=step)
+        return quick_validation(model, index, val, config, num_head=num_head, step=step)
 
     def show(record: dict[str, Any]) -> None:
         table = format_rules_table(record["val"], default_rule=config.inference_rule)

@@ -38,7 +38,7 @@ MetricLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 Batch = tuple[tf.Tensor, ...]
 
 
-class CosineHead(layers.Layer):
+class CosineHead(tf.keras.layers.Layer):
     """Logits as scaled cosines between embedding and class vectors; the scale is learned."""
 
     def __init__(self, num_classes: int, initial_scale: float = 16.0, **kwargs: Any) -> None:
@@ -98,7 +98,7 @@ class TwoStreamModel(tf.keras.Model):
             if neck
             else None
         )
-        self.head = None
+        self.head: Any = None
         if num_head_classes:
             self.head = (
                 CosineHead(num_head_classes, name="head")
@@ -195,8 +195,10 @@ class TwoStreamModel(tf.keras.Model):
         if schedule not in ("alternate", "joint"):
             raise UserError(f"schedule={schedule!r}: expected 'alternate' or 'joint'.")
         super().compile(optimizer=head_optimizer or whole_optimizer, jit_compile=jit_compile)
-        self.head_optimizer, self.whole_optimizer = head_optimizer, whole_optimizer
-        self.classification_loss, self.metric_loss = classification_loss, metric_loss
+        self.head_optimizer: Any = head_optimizer
+        self.whole_optimizer: Any = whole_optimizer
+        self.classification_loss: Any = classification_loss
+        self.metric_loss: Any = metric_loss
         self.schedule = schedule
         self.classification_weight, self.metric_weight = classification_weight, metric_weight
         self.unit_features = unit_features

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from longtail_tf.classifiers import Recognizer
 from longtail_tf.errors import UserError
-from longtail_tf.exporting import parity, tflite_convert, tflite_files, tflite_metadata
+from longtail_tf.exporting import parity, tflite_convert, tflite_metadata
 from longtail_tf.exporting.rule_head import RuleHead
 from longtail_tf.exporting.tflite_convert import KINDS, VARIANTS, DeviceModule
 from tests import export_model
@@ -43,7 +43,7 @@ def outputs(path, images):
 
 
 @pytest.mark.parametrize("variant, agreement, difference", [
-    ("float32", 1.0, 1e-5), ("float16", 0.995, 5e-3), ("dynamic", 0.97, 0.05), ("int8", 0.97, 0.12),
+    ("float32", 1.0, 1e-5), ("float16", 0.995, 5e-3), ("dynamic", 0.97, 0.05), ("int8", 0.97, 0.06),
 ])  # fmt: skip
 def test_scores_are_those_of_keras(paths, keras, variant, agreement, difference):
     images, embeddings, scores = keras
@@ -76,10 +76,18 @@ def test_one_image_in_one_float_out_and_no_foreign_operation(paths, kind, varian
     assert made["dtype"] == np.float32
     assert made["shape"].tolist() == [1, {"classifier": 10, "embedder": 32}[kind]]
     used = {op["op_name"] for op in interpreter._get_ops_details()}
-    assert used <= {"ADD", "CONV_2D", "DEQUANTIZE", "FULLY_CONNECTED", "MEAN", "MUL", "QUANTIZE",
+    assert used <= {"ADD", "CONV_2D", "DEQUANTIZE", "FULLY_CONNECTED", "L2_NORMALIZATION", "MEAN", "MUL", "QUANTIZE",
                     "RSQRT", "SUM", "DELEGATE"}  # fmt: skip
+    # written out in float, because GPU delegates refuse L2_NORMALIZATION
+    assert ("RSQRT" in used) == (variant != "int8")
     if variant == "int8":
         assert given["quantization"] == (1.0, 0)
+
+
+def test_int8_embeddings_keep_their_length(paths, keras):
+    """With a written-out sum of squares lengths drift to 0.63; see DeviceModule.function."""
+    embedded = outputs(paths["embedder", "int8"], keras[0])
+    np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, atol=0.03)
 
 
 def test_several_prototypes_per_class_and_a_centre_convert_too():
@@ -258,7 +266,7 @@ def test_a_file_that_disagrees_is_marked(paths, keras):
 
 
 def test_the_converter_is_quiet_unless_it_fails(capfd, tmp_path):
-    from longtail_tf.exporting.quiet_converter import quiet_stderr
+    from longtail_tf.exporting.quiet_tensorflow import quiet_stderr
 
     import os  # isort: skip
 
@@ -269,4 +277,15 @@ def test_the_converter_is_quiet_unless_it_fails(capfd, tmp_path):
         os.write(2, b"reason")
         raise ValueError("no")
     assert "reason" in capfd.readouterr().err
-    assert tflite_files.DEVICE_RULE == "ncm"
+
+
+def test_saving_is_quiet_and_the_log_level_comes_back():
+    from absl import logging
+
+    from longtail_tf.exporting.quiet_tensorflow import quiet_saving
+
+    before = logging.get_verbosity(), tf.get_logger().level
+    with quiet_saving():
+        assert logging.get_verbosity() == logging.ERROR
+        assert not tf.get_logger().isEnabledFor(30)
+    assert (logging.get_verbosity(), tf.get_logger().level) == before

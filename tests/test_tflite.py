@@ -269,7 +269,9 @@ print(json.dumps(names))
 
 
 @pytest.mark.parametrize(
-    "consumer, code", [("mediapipe", MEDIAPIPE), ("tflite-support", TASK_LIBRARY)]
+    "consumer, code",
+    [("mediapipe", MEDIAPIPE), ("tflite-support", TASK_LIBRARY)],
+    ids=["mediapipe", "tflite-support"],
 )
 def test_standard_image_classifiers_read_metadata_and_labels(paths, tmp_path, consumer, code):
     files = [str(path) for (kind, _), path in paths.items() if kind == "classifier"]

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from longtail_tf.datasets.index import Source
-from longtail_tf.datasets.shard_files import find_records, relative_names, shard_files, shard_splits
+from longtail_tf.datasets.shard_files import (
+    find_records,
+    missing_shards,
+    relative_names,
+    shard_files,
+    shard_splits,
+)
 from longtail_tf.datasets.shard_index import Row, ShardIndex, cached_shard_index, shard_index_of
 from longtail_tf.datasets.shard_source import join_shards
 from longtail_tf.datasets.tfrecord_source import KEY_OPTIONS, OPTIONS, parse_record
@@ -59,6 +65,7 @@ def source_of_shards(
         image_shape=None,
         channels=channels,
         flip_is_valid=channels == 3,
+        notes=missing_shards(paths),
     )
 
 

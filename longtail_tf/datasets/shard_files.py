@@ -84,3 +84,20 @@ def find_records(
             if row < first_rows[shards[name] + 1]:
                 rows[i] = row
     return rows
+
+
+def missing_shards(paths: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for each set of shards named `x-00003-of-00012` that is not whole."""
+    sets: dict[tuple[str, str, int], set[int]] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        match = re.match(r"(.*?)-(\d+)-of-(\d+)", name)
+        if match:
+            key = (folder, match.group(1), int(match.group(3)))
+            sets.setdefault(key, set()).add(int(match.group(2)))
+    return tuple(
+        f"Only {len(numbers)} of {total} {name} shards are there or match the pattern: "
+        "the others are not used."
+        for (_, name, total), numbers in sets.items()
+        if len(numbers) < total
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from longtail_tf.datasets.index import Source
 from longtail_tf.datasets.record_store import OpenShards, RecordStore
-from longtail_tf.datasets.shard_files import shard_files, shard_splits
+from longtail_tf.datasets.shard_files import missing_shards, shard_files, shard_splits
 from longtail_tf.datasets.shard_index import (
     Row,
     ShardIndex,
@@ -81,6 +81,7 @@ def source_of_shards(
         image_shape=None,
         channels=channels,
         flip_is_valid=channels == 3,
+        notes=missing_shards(paths),
     )
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.exporting import gates, publish, warmup
+from longtail_tf.exporting.quiet_tensorflow import quiet_saving
 from longtail_tf.exporting.rule_head import RuleHead
 from longtail_tf.exporting.serving_module import Limits, ServingModule, labels_text
 
@@ -110,8 +111,9 @@ def export_saved_model(
     ):
         module = build_serving_module(labels_path=f"{scratch}/labels.txt", **module_arguments)
         signatures = module.signatures()
-        tf.saved_model.save(module, str(hidden), signatures=signatures)
-        _set_classify_method(str(hidden))
+        with quiet_saving():
+            tf.saved_model.save(module, str(hidden), signatures=signatures)
+            _set_classify_method(str(hidden))
         records = warmup.warmup_records(
             model_name=model_name,
             image_size=module.image_size,

@@ -97,7 +97,8 @@ def _band_table(classes: Classes) -> Html:
     for band, name in enumerate(BANDS):
         counts = classes.train_counts[classes.bands == band]
         in_head = int((classes.is_head & (classes.bands == band)).sum())
-        label = element("span", BAND_WORDS[name], class_=f"key {name}")
+        word, _, limits = BAND_WORDS[name].partition(" ")
+        label = [element("span", word, class_=f"key {name}"), element("small", limits.strip("()"))]
         share = percent(counts.sum() / total)
         rows.append([label, whole(len(counts)), whole(in_head), whole(counts.sum()), share])
     headers = ["Band", "Classes", "in head set", "Training images", "Share"]

@@ -1,4 +1,4 @@
-"""Keeps the TFLite converter's C++ chatter off the terminal, unless it fails."""
+"""Keeps what TensorFlow says while saving and converting off the terminal, unless it fails."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+
+import tensorflow as tf
+from absl import logging
+
+
+@contextlib.contextmanager
+def quiet_saving() -> Iterator[None]:
+    """Shows only errors of the SavedModel writer, which tells of every file and renamed tensor."""
+    verbosity, level = logging.get_verbosity(), tf.get_logger().level
+    logging.set_verbosity(logging.ERROR)
+    tf.get_logger().setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        tf.get_logger().setLevel(level)
 
 
 @contextlib.contextmanager

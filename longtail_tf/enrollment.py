@@ -1,0 +1,194 @@
+"""Changing the classes of a fitted recognizer without training: add, replace, remove.
+
+A class is its prototypes, so a new one needs only a few embeddings. Class ids stay dense: an added
+class gets the next id, a removed one moves the ids above it down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from longtail_tf.array_checks import unit_rows
+from longtail_tf.classifiers import Recognizer
+from longtail_tf.datasets import DatasetIndex, Split
+
+RECORD_FILE = "enrollment.json"
+
+
+class Resemblance(NamedTuple):
+    """How much the images of a class look like another class."""
+
+    class_id: int  # the nearest other class
+    nearer: int  # images nearer to it than to the rest of their own class
+    images: int
+
+
+def add_class(recognizer: Recognizer, embeddings: np.ndarray) -> Recognizer:
+    """Returns the recognizer with one more class, id C, from embeddings float32 [n, D].
+
+    The linear classifier is dropped: it would need a new fit.
+    """
+    return _with_class(recognizer, recognizer.num_classes, embeddings)
+
+
+def replace_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -> Recognizer:
+    """Returns the recognizer with class `class_id` standing where float32 [n, D] say it does."""
+    return _with_class(recognizer, class_id, embeddings)
+
+
+def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
+    """Returns the recognizer without class `class_id`; the ids above it move down by one."""
+    keep = recognizer.prototype_classes != class_id
+    linear = {}
+    if recognizer.linear_kernel is not None and recognizer.linear_bias is not None:
+        linear = {
+            "linear_kernel": np.delete(recognizer.linear_kernel, class_id, axis=1),
+            "linear_bias": np.delete(recognizer.linear_bias, class_id),
+        }
+    gallery = {}
+    if recognizer.gallery is not None and recognizer.gallery_labels is not None:
+        rows = recognizer.gallery_labels != class_id
+        gallery = {
+            "gallery": recognizer.gallery[rows],
+            "gallery_labels": _moved_down(recognizer.gallery_labels[rows], class_id),
+        }
+    return dataclasses.replace(
+        recognizer,
+        num_classes=recognizer.num_classes - 1,
+        num_head=recognizer.num_head - int(class_id < recognizer.num_head),
+        class_counts=np.delete(recognizer.class_counts, class_id),
+        prototypes=recognizer.prototypes[keep],
+        prototype_classes=_moved_down(recognizer.prototype_classes[keep], class_id),
+        prototype_bias=_taken(recognizer.prototype_bias, keep),
+        **linear,
+        **gallery,
+    )
+
+
+def resemblance(recognizer: Recognizer, embeddings: np.ndarray, *, skip: int = -1) -> Resemblance:
+    """Which class the images of a new class resemble most, and how many of them.
+
+    Each image is compared with the prototype of the other new images and with every class. A single
+    image has no others: it counts where it reaches the rejection threshold, if there is one.
+
+    Args:
+      recognizer: of the classes there are.
+      embeddings: float32 [n, D], images of the class to be added.
+      skip: a class that is not compared with (one that is being replaced); -1: none.
+    """
+    scores = recognizer.scores("ncm", embeddings) * recognizer.temperatures.get("ncm", 1.0)
+    if skip >= 0:
+        scores[:, skip] = -np.inf
+    best = scores.argmax(axis=1)
+    strength = scores[np.arange(len(best)), best]
+    if len(embeddings) == 1:
+        threshold = np.inf if recognizer.threshold is None else recognizer.threshold
+        close = strength >= threshold
+    else:
+        left_out = [
+            _prototype(recognizer, np.delete(embeddings, row, axis=0))
+            for row in range(len(embeddings))
+        ]
+        own = [
+            float(_seen(recognizer, embeddings[[row]])[0] @ prototype + bias)
+            for row, (prototype, bias) in enumerate(left_out)
+        ]
+        close = strength > np.array(own)
+    counted = np.bincount(best, weights=close, minlength=recognizer.num_classes)
+    nearest = int(counted.argmax()) if counted.any() else int(np.bincount(best).argmax())
+    return Resemblance(nearest, int(counted[nearest]), len(embeddings))
+
+
+def moved_ids(num_classes: int, removed: int = -1) -> np.ndarray:
+    """New id of each old class, int64 [C]; -1 for the removed one."""
+    ids = np.arange(num_classes)
+    if removed < 0:
+        return ids
+    return np.where(ids == removed, -1, ids - (ids > removed))
+
+
+def enrolled_index(
+    index: DatasetIndex, *, class_map: Sequence[int], class_names: Any, class_counts: np.ndarray
+) -> DatasetIndex:
+    """The data set of the first training, in the classes of an enrolled run.
+
+    Images of removed classes are left out; classes that were added have none.
+
+    Args:
+      index: as the data set says.
+      class_map: new id of each of its classes, -1 where removed.
+      class_names: table of the enrolled run.
+      class_counts: int64 [C'] of the enrolled run.
+    """
+    ids = np.asarray(class_map, np.int32)
+    return dataclasses.replace(
+        index,
+        class_names=class_names,
+        class_counts=class_counts,
+        train=_mapped(index.train, ids),
+        val=None if index.val is None else _mapped(index.val, ids),
+        test=None if index.test is None else _mapped(index.test, ids),
+    )
+
+
+def _mapped(split: Split, ids: np.ndarray) -> Split:
+    labels = ids[split.labels]
+    rows = np.flatnonzero(labels >= 0)
+    store_rows = rows if split.store_rows is None else split.store_rows[rows]
+    return dataclasses.replace(split, labels=labels[rows], store_rows=store_rows)
+
+
+def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -> Recognizer:
+    """`class_id` (new or old) from these embeddings alone."""
+    keep = recognizer.prototype_classes != class_id
+    at = int(np.searchsorted(recognizer.prototype_classes[keep], class_id))
+    prototype, bias = _prototype(recognizer, embeddings)
+    counts = np.append(recognizer.class_counts, 0)[: max(class_id + 1, recognizer.num_classes)]
+    counts[class_id] = len(embeddings)
+    biases = _taken(recognizer.prototype_bias, keep)
+    gallery = {}
+    if recognizer.gallery is not None and recognizer.gallery_labels is not None:
+        rows = recognizer.gallery_labels != class_id
+        labels = np.full(len(embeddings), class_id, recognizer.gallery_labels.dtype)
+        gallery = {
+            "gallery": np.concatenate([recognizer.gallery[rows], embeddings]),
+            "gallery_labels": np.concatenate([recognizer.gallery_labels[rows], labels]),
+        }
+    return dataclasses.replace(
+        recognizer,
+        num_classes=len(counts),
+        class_counts=counts,
+        prototypes=np.insert(recognizer.prototypes[keep], at, prototype, axis=0),
+        prototype_classes=np.insert(recognizer.prototype_classes[keep], at, class_id),
+        prototype_bias=None if biases is None else np.insert(biases, at, bias),
+        linear_kernel=None,
+        linear_bias=None,
+        **gallery,
+    )
+
+
+def _seen(recognizer: Recognizer, embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings as they meet the prototypes."""
+    if recognizer.center is None:
+        return embeddings
+    return unit_rows(embeddings - recognizer.center)
+
+
+def _prototype(recognizer: Recognizer, embeddings: np.ndarray) -> tuple[np.ndarray, float]:
+    """Prototype float32 [D] and bias of embeddings [n, D], made as the others were."""
+    mean = _seen(recognizer, embeddings).mean(axis=0)
+    if recognizer.prototype_bias is not None:  # nearest plain mean: -|e - m|^2 / 2, up to |e|
+        return mean.astype(np.float32), -0.5 * float(mean @ mean)
+    return unit_rows(mean[np.newaxis])[0], 0.0
+
+
+def _moved_down(ids: np.ndarray, removed: int) -> np.ndarray:
+    return (ids - (ids > removed)).astype(ids.dtype)
+
+
+def _taken(array: np.ndarray | None, keep: np.ndarray) -> np.ndarray | None:
+    return None if array is None else array[keep]
