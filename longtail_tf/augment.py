@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from longtail_tf.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.errors import UserError
+from longtail_tf.preprocess import round_to_uint8
 from longtail_tf.random_augment import random_augment
 
 HEAD_STREAM, WHOLE_STREAM = 1, 2
@@ -153,7 +154,7 @@ def mix(
     if "mixup" in parts_of(name):
         weight = draws[1]
         blend = weight * tf.cast(images, tf.float32) + (1 - weight) * tf.cast(others, tf.float32)
-        return tf.saturate_cast(tf.round(blend), tf.uint8), mixed_labels, weight
+        return round_to_uint8(blend), mixed_labels, weight
     half = 0.5 * tf.sqrt(1 - draws[1]) * size
     line = tf.range(size, dtype=tf.float32) + 0.5
     rows, columns = (tf.abs(line - draw * size) < half for draw in (draws[2], draws[3]))

@@ -63,6 +63,8 @@ def launch(
     except (UserError, absl_flags.Error) as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT_EXIT_CODE)
+    except BrokenPipeError:  # the reader has seen enough: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or exit would flush again
     except KeyboardInterrupt:
         print(f"{program}: stopped by the keyboard.", file=sys.stderr)
         sys.exit(INTERRUPT_EXIT_CODE)

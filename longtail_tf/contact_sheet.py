@@ -133,7 +133,9 @@ def _columns(labels: np.ndarray) -> int:
     runs = np.diff(np.flatnonzero(np.diff(labels, prepend=-1, append=-1)))
     per_class = int(np.gcd.reduce(runs))
     if 2 <= per_class <= _MAX_COLUMNS:
-        classes_a_line = max(1, min(_MAX_COLUMNS // per_class, round(len(labels) ** 0.5 / per_class)))
+        classes_a_line = max(
+            1, min(_MAX_COLUMNS // per_class, round(len(labels) ** 0.5 / per_class))
+        )
         return per_class * classes_a_line
     return max(1, min(_MAX_COLUMNS, len(labels), int(np.ceil(len(labels) ** 0.5 * 1.25))))
 

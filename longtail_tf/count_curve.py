@@ -33,10 +33,11 @@ def count_curve_png(class_counts: np.ndarray, facts: dict[str, Any]) -> bytes:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     counts = np.sort(np.asarray(class_counts))[::-1]
-    figure = Figure(figsize=(12.5, 5.5), dpi=120, facecolor=_PAPER, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.14, h_pad=0.12)
+    layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.12)
+    figure = Figure(figsize=(12.5, 5.5), dpi=120, facecolor=_PAPER, layout=layout)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
     figure.suptitle(

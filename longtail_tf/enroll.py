@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any, Optional
+from typing import Any
 
 from longtail_tf import cli
 from longtail_tf.errors import UserError
@@ -46,7 +46,7 @@ class EnrollResult:
 
     run_dir: pathlib.Path
     record: dict[str, Any]
-    version_dir: Optional[pathlib.Path]
+    version_dir: pathlib.Path | None
 
 
 def run(config: EnrollConfig) -> EnrollResult:
@@ -151,13 +151,13 @@ def _class_id(names: list[str], name: str, *, change: str, to: str) -> int:
 def _check_new(found: Any, names: list[str], config: EnrollConfig) -> None:
     if 2 * found.nearer > found.images and not config.force:
         raise UserError(
-            f"{found.nearer} of {found.images} images look more like {names[found.class_id]!r} "
-            "than like one another, so the two classes would be mixed up: give other images, "
+            f"{found.nearer} of {found.images} images are recognised as {names[found.class_id]!r} "
+            "already, so the two classes would be mixed up: give other images, "
             f"--replace={names[found.class_id]}, or add them anyway with --force."
         )
 
 
-def _cost_text(validation: Optional[dict[str, Any]]) -> str:
+def _cost_text(validation: dict[str, Any] | None) -> str:
     if validation is None:
         return "no validation images: the cost to the other classes is not known."
     before, after = validation["before"], validation["after"]

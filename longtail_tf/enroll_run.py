@@ -1,4 +1,4 @@
-"""Writes the run folder of an enrolled run, and measures what the change costs the other classes."""
+"""Writes the run folder of an enrolled run, and measures what it costs the other classes."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Resemblance(NamedTuple):
     """How much the images of a class look like another class."""
 
     class_id: int  # the nearest other class
-    nearer: int  # images nearer to it than to the rest of their own class
+    nearer: int  # images that would be taken for it
     images: int
 
 
@@ -72,8 +72,9 @@ def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
 def resemblance(recognizer: Recognizer, embeddings: np.ndarray, *, skip: int = -1) -> Resemblance:
     """Which class the images of a new class resemble most, and how many of them.
 
-    Each image is compared with the prototype of the other new images and with every class. A single
-    image has no others: it counts where it reaches the rejection threshold, if there is one.
+    An image counts where its nearest class would be named for it: where it reaches the rejection
+    threshold, which by its calibration few images of other classes do. Without a threshold it
+    counts where it is nearer to that class than to the prototype of the other new images.
 
     Args:
       recognizer: of the classes there are.
@@ -85,22 +86,24 @@ def resemblance(recognizer: Recognizer, embeddings: np.ndarray, *, skip: int = -
         scores[:, skip] = -np.inf
     best = scores.argmax(axis=1)
     strength = scores[np.arange(len(best)), best]
-    if len(embeddings) == 1:
-        threshold = np.inf if recognizer.threshold is None else recognizer.threshold
-        close = strength >= threshold
+    if recognizer.threshold is not None:
+        close = strength >= recognizer.threshold
     else:
-        left_out = [
-            _prototype(recognizer, np.delete(embeddings, row, axis=0))
-            for row in range(len(embeddings))
-        ]
-        own = [
-            float(_seen(recognizer, embeddings[[row]])[0] @ prototype + bias)
-            for row, (prototype, bias) in enumerate(left_out)
-        ]
-        close = strength > np.array(own)
+        close = strength > _own_strength(recognizer, embeddings)
     counted = np.bincount(best, weights=close, minlength=recognizer.num_classes)
     nearest = int(counted.argmax()) if counted.any() else int(np.bincount(best).argmax())
     return Resemblance(nearest, int(counted[nearest]), len(embeddings))
+
+
+def _own_strength(recognizer: Recognizer, embeddings: np.ndarray) -> np.ndarray:
+    """Score of each image with the prototype of the others; infinite for a single image."""
+    if len(embeddings) == 1:
+        return np.array([np.inf])
+    own = []
+    for row in range(len(embeddings)):
+        prototype, bias = _prototype(recognizer, np.delete(embeddings, row, axis=0))
+        own.append(float(_seen(recognizer, embeddings[[row]])[0] @ prototype + bias))
+    return np.array(own)
 
 
 def moved_ids(num_classes: int, removed: int = -1) -> np.ndarray:

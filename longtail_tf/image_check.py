@@ -21,6 +21,8 @@ _SUFFIX_FORMATS = {
     ".gif": "gif",
     ".bmp": "bmp",
 }
+# How and where a format declares width and height.
+_SIZE_AT = {"png": (">II", 16), "bmp": ("<ii", 18)}
 _BMP_BITS = (8, 24, 32)
 _ORIENTATION = 0x0112
 
@@ -56,22 +58,28 @@ def check_image(encoded: bytes, *, suffix: str, max_bytes: int, max_pixels: int)
         return faults + _check_content(encoded, kind, max_pixels)
     except Exception as error:  # Pillow's decoders raise errors of a dozen kinds
         text = " ".join(str(error).split()) or type(error).__name__
-        cut = "truncated" in text or isinstance(error, (EOFError, struct.error, IndexError))
+        if type(error).__name__ == "UnidentifiedImageError":
+            text = "its header is damaged"  # Pillow's text would name an object of ours
+        if type(error).__name__.startswith("DecompressionBomb"):
+            return [*faults, Fault("too_many_pixels", text)]
+        cut = "truncated" in text.lower() or isinstance(error, (EOFError, struct.error))
         return [*faults, Fault("truncated" if cut else "undecodable", text[:200])]
 
 
 def _check_content(encoded: bytes, kind: str, max_pixels: int) -> list[Fault]:
     from PIL import Image
 
-    with Image.open(io.BytesIO(encoded)) as image:
-        width, height = image.size
+    if kind in _SIZE_AT:  # Pillow calls these damaged
+        width, height = struct.unpack_from(_SIZE_AT[kind][0], encoded, _SIZE_AT[kind][1])
         if width * height == 0:
             return [Fault("no_pixels", f"{width} x {height}")]
+    end = _check_end(encoded, kind)
+    if end:
+        return [end]
+    with Image.open(io.BytesIO(encoded)) as image:
+        width, height = image.size
         if width * height > max_pixels:
             return [Fault("too_many_pixels", f"{width} x {height}, {max_pixels:,} allowed")]
-        end = _check_end(encoded, kind)
-        if end:
-            return [end]
         faults = _oddities(image)
         image.load()
     return faults
@@ -105,17 +113,20 @@ def _check_png(encoded: bytes) -> Fault | None:
 
 
 def _gif_is_whole(encoded: bytes) -> bool:
-    at = 13 + _colour_table_bytes(encoded[10])
-    while encoded[at] != 0x3B:
-        if encoded[at] == 0x2C:  # an image: its place, its colours, a byte, then its data
-            at += 10 + _colour_table_bytes(encoded[at + 9]) + 1
-        elif encoded[at] == 0x21:  # an extension: its kind, then its data
-            at += 2
-        else:
-            return False
-        while encoded[at]:
-            at += encoded[at] + 1
-        at += 1
+    try:
+        at = 13 + _colour_table_bytes(encoded[10])
+        while encoded[at] != 0x3B:
+            if encoded[at] == 0x2C:  # an image: its place, its colours, a byte, then its data
+                at += 10 + _colour_table_bytes(encoded[at + 9]) + 1
+            elif encoded[at] == 0x21:  # an extension: its kind, then its data
+                at += 2
+            else:
+                return False
+            while encoded[at]:
+                at += encoded[at] + 1
+            at += 1
+    except IndexError:
+        return False
     return True
 
 

@@ -107,7 +107,7 @@ def preprocess_bytes(
             lambda: tf.image.resize(pixels, [image_size, image_size], antialias=True),
             lambda: tf.image.resize(pixels, [image_size, image_size]),
         )
-        return _round_to_uint8(resized)
+        return round_to_uint8(resized)
 
 
 def preprocess_images(
@@ -132,7 +132,7 @@ def preprocess_images(
 
     def resize(antialias: bool) -> tf.Tensor:
         resized = tf.image.resize(images, [image_size, image_size], antialias=antialias)
-        return _round_to_uint8(resized) if images.dtype == tf.uint8 else resized
+        return round_to_uint8(resized) if images.dtype == tf.uint8 else resized
 
     with tf.device("/CPU:0"):
         sides = images.shape[1:3]
@@ -222,5 +222,10 @@ def _to_channels(images: tf.Tensor, channels: int) -> tf.Tensor:
     return tf.reduce_sum(images * [0.299, 0.587, 0.114], -1, keepdims=True)
 
 
-def _round_to_uint8(pixels: tf.Tensor) -> tf.Tensor:
-    return tf.saturate_cast(tf.round(pixels), tf.uint8)
+def round_to_uint8(pixels: tf.Tensor) -> tf.Tensor:
+    """The nearest uint8, 0..255.
+
+    Not `tf.saturate_cast`: it asks NumPy for the limits of float32, and in TensorFlow's own
+    threads, which flush subnormals to zero, NumPy warns.
+    """
+    return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from longtail_tf.preprocess import round_to_uint8
+
 _OPERATIONS_PER_IMAGE = 2
 _MAX_ANGLE_RAD = 0.35  # 20 degrees
 _MAX_SHEAR = 0.2
@@ -111,7 +113,7 @@ def recolour(
     level += tf.abs(autocontrast)[:, tf.newaxis] * (stretched - level)
     level += contrast[:, tf.newaxis] * _MAX_FACTOR * (level - mean)
     level += brightness[:, tf.newaxis] * _MAX_BRIGHTNESS
-    table = tf.saturate_cast(tf.round(level), tf.uint8)
+    table = round_to_uint8(level)
     dropped_bits = tf.cast(tf.round(tf.abs(posterize) * 4), tf.uint8)
     mask = tf.bitwise.left_shift(tf.constant(255, tf.uint8), dropped_bits)
     table = tf.bitwise.bitwise_and(table, mask[:, tf.newaxis])
@@ -131,4 +133,4 @@ def saturate(images: tf.Tensor, saturation: tf.Tensor) -> tf.Tensor:
     matrices = factor * tf.eye(3) + (1 - factor) * grey
     batch_size, size = images.shape[:2]
     pixels = tf.reshape(tf.cast(images, tf.float32), [batch_size, size * size, 3])
-    return tf.reshape(tf.saturate_cast(tf.round(pixels @ matrices), tf.uint8), images.shape)
+    return tf.reshape(round_to_uint8(pixels @ matrices), images.shape)

@@ -43,8 +43,8 @@ class PKSampler:
     one in use at any visit, a visit holds K different images when the class has them, and a class
     with fewer fills up with repeats after all of its images.
 
-    Memory: 4 bytes an image and at most 20 a class (40 with `class_power`); 8 an image while
-    building.
+    Memory: 4 bytes an image and at most 12 a class (24 with `class_power`); while building, and
+    for the moment in which a pass is shuffled, 8 bytes an image and 16 a class at most.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class RandomSampler:
     """Batches of rows at random, every row exactly once per pass; no batch holds a row twice.
 
     (It has to where the batch is larger than the rows; then passes follow each other inside it.)
-    Memory: 4 bytes a row and at most 8 for the orders of two passes.
+    Memory: at most 12 bytes a row, and 20 more for the moment in which a pass is shuffled.
     """
 
     def __init__(self, rows: np.ndarray, *, batch_size: int, seed: int):

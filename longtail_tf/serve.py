@@ -11,6 +11,7 @@ nothing changes for the client. Stops cleanly on SIGTERM. Needs the extra:
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -77,12 +78,12 @@ def start(config: ServeConfig) -> Server:
       UserError: settings, folders or files that cannot be served.
     """
     _need_serving_extra()
+    models, batching = _models(config), _batching(config)  # before seconds of imports
     from longtail_tf.serving.config_follower import ConfigFollower
     from longtail_tf.serving.model_store import ModelStore
     from longtail_tf.serving.server import Server
     from longtail_tf.serving.status import ServingError
 
-    models, batching = _models(config), _batching(config)
     store = ModelStore(
         models,
         batching=batching,
@@ -148,17 +149,17 @@ def _batching(config: ServeConfig) -> BatchingParameters | None:
 
 
 def _need_serving_extra() -> None:
-    """Raises the sentence that says what to install, instead of an ImportError."""
-    try:
-        import grpc  # noqa: F401
-        import grpc_health.v1.health  # noqa: F401
-        import grpc_reflection.v1alpha.reflection  # noqa: F401
-        import tensorflow_serving.apis.predict_pb2  # noqa: F401
-    except ImportError as error:
+    """Raises the sentence that says what to install; looks only, importing takes seconds."""
+    missing = [
+        package
+        for package in ("grpc", "grpc_health", "grpc_reflection", "tensorflow_serving")
+        if importlib.util.find_spec(package) is None
+    ]
+    if missing:
         raise UserError(
-            f"serving needs packages that are not installed ({error}): "
+            f"serving needs packages that are not installed ({', '.join(missing)}): "
             "pip install 'longtail_tf[serving]'"
-        ) from error
+        )
 
 
 def main() -> None:

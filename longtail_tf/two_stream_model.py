@@ -16,6 +16,7 @@ from typing import Any, Optional
 import tensorflow as tf
 
 from longtail_tf import losses
+from longtail_tf.cosine_head import CosineHead, unit_vectors
 from longtail_tf.distribution import all_replicas
 from longtail_tf.errors import UserError
 
@@ -36,35 +37,6 @@ ClassificationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 MetricLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 # images, labels, source rows; in a mixed head batch also the second labels and the first's weight
 Batch = tuple[tf.Tensor, ...]
-
-
-class CosineHead(tf.keras.layers.Layer):
-    """Logits as scaled cosines between embedding and class vectors; the scale is learned."""
-
-    def __init__(self, num_classes: int, initial_scale: float = 16.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.initial_scale = initial_scale
-
-    def build(self, input_shape: Any) -> None:
-        """Makes kernel [D, H] and the scale."""
-        self.kernel = self.add_weight(
-            name="kernel", shape=(input_shape[-1], self.num_classes), initializer="glorot_uniform"
-        )
-        self.scale = self.add_weight(
-            name="scale",
-            shape=(),
-            initializer=tf.keras.initializers.Constant(self.initial_scale),
-        )
-
-    def call(self, neck_output: tf.Tensor) -> tf.Tensor:
-        """[B, D] -> logits [B, H]."""
-        return self.scale * tf.matmul(_unit(neck_output), _unit(self.kernel, axis=0))
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments that rebuild the layer."""
-        own = {"num_classes": self.num_classes, "initial_scale": self.initial_scale}
-        return {**super().get_config(), **own}
 
 
 class TwoStreamModel(tf.keras.Model):
@@ -121,7 +93,7 @@ class TwoStreamModel(tf.keras.Model):
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Images [B, S, S, C] in 0..255 -> unit-length embedding float32 [B, D]."""
-        return _unit(self.neck_output(self.features(images, training), training))
+        return unit_vectors(self.neck_output(self.features(images, training), training))
 
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Images -> features float32 [B, D]: what the metric loss compares."""
@@ -136,7 +108,7 @@ class TwoStreamModel(tf.keras.Model):
     ) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
         """Unit embedding [B, D] and head logits [B, H] (None without a head), in one pass."""
         neck_output = self.neck_output(self.features(images, training), training)
-        return _unit(neck_output), None if self.head is None else self.head(neck_output)
+        return unit_vectors(neck_output), None if self.head is None else self.head(neck_output)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that rebuild the model, the embedder as its own config."""
@@ -259,7 +231,7 @@ class TwoStreamModel(tf.keras.Model):
     def _whole_loss(self, batch: Batch, features: tf.Tensor) -> tf.Tensor:
         _, labels, rows = batch[:3]
         if self.unit_features:
-            features = _unit(features)
+            features = unit_vectors(features)
         if self.mine == "global":
             features, labels, rows = (all_replicas(part) for part in (features, labels, rows))
         loss = self.metric_loss(labels, features, rows)
@@ -287,13 +259,6 @@ class TwoStreamModel(tf.keras.Model):
             self.head_optimizer.build(self._variables_of("head"))
         if self.whole_optimizer is not None:
             self.whole_optimizer.build(self._variables_of("whole"))
-
-
-def _unit(vectors: tf.Tensor, axis: int = -1) -> tf.Tensor:
-    """Scaled to unit length along `axis`; a zero vector stays zero."""
-    vectors = tf.cast(vectors, tf.float32)
-    squared = tf.reduce_sum(tf.square(vectors), axis=axis, keepdims=True)
-    return vectors * tf.math.rsqrt(tf.maximum(squared, 1e-12))
 
 
 def _spread(features: tf.Tensor) -> tf.Tensor:

@@ -222,7 +222,11 @@ def test_each_image_draws_two_operations(monkeypatch):
 
 def mixed(images, labels, name, step=3):
     parts = mix(
-        tf.constant(images), tf.constant(labels), name=name, seed=0, step=tf.constant(step, tf.int64)
+        tf.constant(images),
+        tf.constant(labels),
+        name=name,
+        seed=0,
+        step=tf.constant(step, tf.int64),
     )
     return [part.numpy() for part in parts]
 
@@ -252,7 +256,9 @@ def test_mixing_pairs_each_image_with_another_and_weighs_them(name, step):
 def test_mixing_is_pure_in_the_step_and_changes_with_it():
     images, labels = images_of((4, 8, 8, 1)), np.arange(4, dtype=np.int32)
     for name in MIXING_AUGMENTATIONS:
-        np.testing.assert_array_equal(mixed(images, labels, name)[0], mixed(images, labels, name)[0])
+        np.testing.assert_array_equal(
+            mixed(images, labels, name)[0], mixed(images, labels, name)[0]
+        )
         weights = {float(mixed(images, labels, name, step)[2]) for step in range(10)}
         assert len(weights) > 5
 

@@ -28,7 +28,9 @@ def test_every_pixel_of_a_small_image_is_there_enlarged(channels, dtype, tmp_pat
     sheet = read(tmp_path / "sheet.png")
     enlarged = np.repeat(np.repeat(images[0], 4, 0), 4, 1)
     assert sheet.shape[0] > 2 * 112
-    np.testing.assert_array_equal(sheet[24 : 24 + 112, 24 : 24 + 112], enlarged + np.zeros(3, np.uint8))
+    np.testing.assert_array_equal(
+        sheet[24 : 24 + 112, 24 : 24 + 112], enlarged + np.zeros(3, np.uint8)
+    )
     assert tuple(sheet[0, 0]) == PAPER
 
 

@@ -63,11 +63,12 @@ def test_what_is_skipped_is_counted(folder):
     (folder / "dog" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     write_image(folder / "dog" / "more" / "deep.png")
     (folder / "dog" / "more" / "loop").symlink_to(folder / "dog")
+    (folder / "cat" / "self.png").symlink_to("self.png")
     index = load_index(f"folder:{folder}?test_fraction=0", val_per_class=0)
     assert list(index.class_counts) == [6, 5, 2]
     (note,) = index.notes
-    assert "7 entries" in note
-    for part in ("2 hidden", "1 .txt", "1 without extension", "1 a broken link", "1 outside a cl",
+    assert "8 entries" in note
+    for part in ("2 hidden", "1 .txt", "1 without extension", "2 a broken link", "1 outside a cl",
                  "1 a link back to a folder above"):  # fmt: skip
         assert part in note
     assert index.train.key(10) == "dog/more/deep.png"
@@ -132,6 +133,20 @@ def test_folder_refusals(tmp_path, folder):
     with pytest.raises(UserError, match=r"1 class \(fox\) with no image at all"):
         load_index(f"folder:{folder}")
     assert load_index(f"folder:{folder}?untrained=drop").num_classes == 3
+
+
+def test_folder_that_may_not_be_listed(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        # Root may read anywhere, so permissions alone would test nothing here.
+        if os.fsdecode(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", os.fsdecode(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="dog cannot be listed .Permission denied"):
+        load_index(f"folder:{folder}")
 
 
 def test_one_class_folder_and_two_images(tmp_path):

@@ -107,9 +107,10 @@ def test_several_prototypes_of_a_class_go_together(data):
     np.testing.assert_array_equal(after.prototypes, embeddings[2:8])
 
 
-def test_images_of_a_class_that_is_there_are_recognised_as_such(data):
+@pytest.mark.parametrize("threshold", [0.8, None])
+def test_images_of_a_class_that_is_there_are_recognised_as_such(data, threshold):
     embeddings, labels = data
-    recognizer = fit(embeddings, labels, CLASSES)
+    recognizer = dataclasses.replace(fit(embeddings, labels, CLASSES), threshold=threshold)
     rng = np.random.default_rng(2)
     copies = unit(recognizer.prototypes[3] + rng.normal(0, 0.1, (6, DIM)))
     found = enrollment.resemblance(recognizer, copies)

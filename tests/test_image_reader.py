@@ -92,9 +92,13 @@ def test_images_are_resized_and_arrays_too():
     store = Files(2)
     store.files = [png(7, 30), png(9, 5)]
     assert values(reader_of(store, [0, 1]).read(np.array([1, 0]))[0]) == [9, 7]
-    arrays = Arrays(np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) + np.zeros((1, 5, 7, 3), np.uint8))
+    arrays = Arrays(
+        np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) + np.zeros((1, 5, 7, 3), np.uint8)
+    )
     assert values(reader_of(arrays, [0] * 4).read(np.array([3, 1, 3]))[0]) == [3, 1, 3]
-    grey = Arrays(np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) + np.zeros((1, 8, 8, 1), np.uint8))
+    grey = Arrays(
+        np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) + np.zeros((1, 8, 8, 1), np.uint8)
+    )
     assert values(reader_of(grey, [0] * 4).read(np.array([2]))[0]) == [2]
 
 
@@ -191,7 +195,10 @@ def test_without_replacement_the_file_is_named(fault):
         (b"", "Input is empty"),
         (b"a letter, by mistake", "Unknown image file format. One of JPEG, PNG, GIF, BMP required"),
         (png(1)[:50], "Invalid PNG data, size 50"),
-        (png(1)[:16] + b"\x00\x00\xff\xff" * 2 + png(1)[24:], "image refused: more than 67108864 pi"),
+        (
+            png(1)[:16] + b"\x00\x00\xff\xff" * 2 + png(1)[24:],
+            "image refused: more than 67108864 pi",
+        ),
     ],
 )
 def test_reasons_are_plain_words(data, reason):

@@ -192,9 +192,7 @@ def test_other_errors_pass_as_they_are():
 @pytest.mark.parametrize("kind", ["arrays", "files"])
 @pytest.mark.parametrize("batch_size", [1, 7, 10, 30, 64])
 def test_evaluation_sees_every_image_once_in_order(kind, batch_size):
-    dataset = evaluation_batches(
-        split_of(kind), image_size=SIZE, channels=3, batch_size=batch_size
-    )
+    dataset = evaluation_batches(split_of(kind), image_size=SIZE, channels=3, batch_size=batch_size)
     assert dataset.cardinality() == -(-N // batch_size)
     batches = list(dataset.as_numpy_iterator())
     assert [len(labels) for _, labels in batches[:-1]] == [batch_size] * (len(batches) - 1)
@@ -208,9 +206,7 @@ def test_evaluation_sees_every_image_once_in_order(kind, batch_size):
 
 def test_evaluation_of_chosen_rows():
     rows = np.array([29, 3, 3, 11])
-    dataset = evaluation_batches(
-        split_of(), image_size=SIZE, channels=3, batch_size=3, rows=rows
-    )
+    dataset = evaluation_batches(split_of(), image_size=SIZE, channels=3, batch_size=3, rows=rows)
     batches = list(dataset.as_numpy_iterator())
     np.testing.assert_array_equal(np.concatenate([images for images, _ in batches]), PIXELS[rows])
     assert not list(

@@ -20,9 +20,9 @@ def smooth(height, width, channels=3, seed=0):
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     layers = [255 * y / height, 255 * x / width, 200 * (x > y)][:channels]
-    return np.clip(np.stack(layers, -1) + rng.normal(0, 4, (height, width, channels)), 0, 255).astype(
-        np.uint8
-    )
+    return np.clip(
+        np.stack(layers, -1) + rng.normal(0, 4, (height, width, channels)), 0, 255
+    ).astype(np.uint8)
 
 
 def encode(image, kind="PNG", **options):
@@ -36,7 +36,9 @@ def encode(image, kind="PNG", **options):
 def png_header(width, height):
     """A PNG that declares a size and holds nothing."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    )
 
 
 def jpeg_declaring(width, height):
@@ -53,7 +55,10 @@ FILES = {
     "png_rgba": (encode(np.dstack([RGB, np.full((24, 24), 90, np.uint8)])), RGB),
     "png_palette": (encode(PIL_RGB.quantize(64)), np.array(PIL_RGB.quantize(64).convert("RGB"))),
     "png_grey": (encode(RGB[..., 0]), np.repeat(RGB[..., :1], 3, -1)),
-    "png_grey_alpha": (encode(PIL_RGB.convert("LA")), np.array(PIL_RGB.convert("L").convert("RGB"))),
+    "png_grey_alpha": (
+        encode(PIL_RGB.convert("LA")),
+        np.array(PIL_RGB.convert("L").convert("RGB")),
+    ),
     "png_16_bit": (encode(RGB[..., 0].astype(np.uint16) * 257), np.repeat(RGB[..., :1], 3, -1)),
     "png_1_bit": (encode(PIL_RGB.convert("1")), np.array(PIL_RGB.convert("1").convert("RGB"))),
     "bmp_24": (encode(RGB, "BMP"), RGB),
@@ -71,7 +76,11 @@ JPEGS = {
     "jpeg_grey": encode(RGB[..., 0], "JPEG", quality=90),
     "jpeg_large": encode(smooth(200, 333), "JPEG", quality=90),
 }
-ALL = {**{name: data for name, (data, _) in FILES.items()}, **JPEGS, "png_tall": encode(smooth(99, 20))}
+ALL = {
+    **{name: data for name, (data, _) in FILES.items()},
+    **JPEGS,
+    "png_tall": encode(smooth(99, 20)),
+}
 
 
 @pytest.mark.parametrize("name", FILES)

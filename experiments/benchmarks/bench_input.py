@@ -89,7 +89,9 @@ def rates(contestants: dict, rounds: int, batches: int) -> dict[str, list[float]
 
 def show(found: dict[str, list[float]], base: str | None = None) -> None:
     for name, values in found.items():
-        line = f"{name:44s}{statistics.median(values):9.0f}/s  [{min(values):.0f}-{max(values):.0f}]"
+        line = (
+            f"{name:44s}{statistics.median(values):9.0f}/s  [{min(values):.0f}-{max(values):.0f}]"
+        )
         if base:
             ratio = statistics.median(a / b for a, b in zip(found[base], values))
             line += "" if name == base else f"  ours is {ratio:.2f} x this"
@@ -138,7 +140,11 @@ def bench_files(root: pathlib.Path, rounds: int, size: int) -> None:
     }
     show(rates(contestants, rounds, 25), base=ours)
     show(rates({"ours, images kept in memory": stream(train, size)}, rounds, 200))
-    show(rates({"ours, kept, crop_flip": stream(train, size, whole_augment="crop_flip")}, rounds, 100))
+    show(
+        rates(
+            {"ours, kept, crop_flip": stream(train, size, whole_augment="crop_flip")}, rounds, 100
+        )
+    )
 
 
 def main() -> None:

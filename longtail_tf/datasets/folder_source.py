@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import collections
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,18 +34,14 @@ def read(path: str, options: Mapping[str, Any]) -> Source:
     if not os.path.isdir(root):
         raise UserError(f"there is no folder {path}; give the path of a folder of class folders")
     skipped: collections.Counter[str] = collections.Counter()
-    folders = _class_folders(root, options["layout"], skipped)
-    if not folders:
+    faults: list[tuple[str, str]] = []
+    try:
+        names, files = _list_files(root, options["layout"], skipped, faults)
+    except OSError as error:
         raise UserError(
-            f"the folder {path} has no class folders; put the images of each class in a folder "
-            "of their own, named after the class"
-        )
-    names = sorted({name for _, _, name in folders})
-    ids = {name: i for i, name in enumerate(names)}
-    files = _Files()
-    for code, relative, name in folders:
-        for folder, file_name, size in _image_files(root, relative, skipped):
-            files.add(folder, file_name, size, ids[name], code)
+            f"the folder {error.filename or path} cannot be listed ({error.strerror}); "
+            "look at its permissions"
+        ) from error
     if not len(files.labels):
         found = f" ({_skipped_text(skipped)} skipped)" if skipped else ""
         raise UserError(
@@ -65,7 +61,26 @@ def read(path: str, options: Mapping[str, Any]) -> Source:
         channels=channels,
         flip_is_valid=channels == 3,
         notes=(f"Skipped in {path}: {_skipped_text(skipped)}.",) if skipped else (),
+        faults=tuple(faults),
     )
+
+
+def _list_files(
+    root: str, layout: str, skipped: collections.Counter[str], faults: list[tuple[str, str]]
+) -> tuple[list[bytes], _Files]:
+    folders = _class_folders(root, layout, skipped)
+    if not folders:
+        raise UserError(
+            f"the folder {root} has no class folders; put the images of each class in a folder "
+            "of their own, named after the class"
+        )
+    names = sorted({name for _, _, name in folders})
+    ids = {name: i for i, name in enumerate(names)}
+    files = _Files()
+    for code, relative, name in folders:
+        for folder, file_name, size in _image_files(root, relative, skipped, faults):
+            files.add(folder, file_name, size, ids[name], code)
+    return names, files
 
 
 class _Files:
@@ -139,7 +154,7 @@ def _subfolders(folder: bytes, skipped: collections.Counter[str]) -> list[bytes]
         for entry in entries:
             if entry.name.startswith(b"."):
                 skipped["hidden"] += 1
-            elif entry.is_dir():
+            elif _is(entry.is_dir):
                 names.append(entry.name)
             else:
                 skipped["outside a class folder"] += 1
@@ -147,11 +162,15 @@ def _subfolders(folder: bytes, skipped: collections.Counter[str]) -> list[bytes]
 
 
 def _image_files(
-    root: str, relative: bytes, skipped: collections.Counter[str]
+    root: str,
+    relative: bytes,
+    skipped: collections.Counter[str],
+    faults: list[tuple[str, str]],
 ) -> Iterator[tuple[bytes, bytes, int]]:
     """(relative folder, file name, size) of the images below a class folder, sorted."""
-    top = os.stat(os.path.join(os.fsencode(root), relative))
-    pending = [(relative, frozenset({(top.st_dev, top.st_ino)}))]
+    parts = relative.split(b"/")
+    folders = [b"/".join(parts[:depth]) for depth in range(len(parts) + 1)]
+    pending = [(relative, frozenset(_identity(root, folder) for folder in folders))]
     while pending:
         folder, above = pending.pop()
         inner, files = [], []
@@ -159,23 +178,38 @@ def _image_files(
             for entry in entries:
                 if entry.name.startswith(b"."):
                     skipped["hidden"] += 1
-                elif entry.is_dir():
-                    status = entry.stat()
-                    identity = (status.st_dev, status.st_ino)
+                elif _is(entry.is_dir):
+                    identity = _identity(root, folder + b"/" + entry.name)
                     if identity in above:
                         skipped["a link back to a folder above"] += 1
+                        faults.append(("symlink_loop", os.fsdecode(folder + b"/" + entry.name)))
                     else:
                         inner.append((folder + b"/" + entry.name, above | {identity}))
                 elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
                     skipped[_suffix(entry.name)] += 1
-                elif not entry.is_file():
+                elif not _is(entry.is_file):
                     skipped["a broken link"] += 1
+                    faults.append(("broken_link", os.fsdecode(folder + b"/" + entry.name)))
                 else:
                     files.append((entry.name, entry.stat().st_size))
         files.sort()
         for name, size in files:
             yield folder, name, size
         pending.extend(sorted(inner, reverse=True))
+
+
+def _identity(root: str, folder: bytes) -> tuple[int, int]:
+    """Tells a folder by whatever name it is reached."""
+    status = os.stat(os.path.join(os.fsencode(root), folder))
+    return status.st_dev, status.st_ino
+
+
+def _is(ask: Callable[[], bool]) -> bool:
+    """The answer of a directory entry; False for a link that leads to itself."""
+    try:
+        return ask()
+    except OSError:
+        return False
 
 
 def _suffix(name: bytes) -> str:

@@ -43,6 +43,8 @@ class Source:
       channels: 1 or 3.
       flip_is_valid: whether a mirrored image still shows its class.
       notes: sentences on what was skipped or assumed.
+      faults: (kind, path) of entries that were skipped and should not be there; the kinds are
+        those of a data set check.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Source:
     channels: int
     flip_is_valid: bool
     notes: tuple[str, ...] = ()
+    faults: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -119,12 +119,13 @@ def mine(
     zero = tf.zeros([], tf.float32)
     none = tf.zeros_like(rows.largest)
     largest_class = tf.reduce_max(classes.sizes)
-    # The first group outside the loop: compilers do well on it, and few batches need another.
+    # The first group outside the loop: it compiles to much less, and many batches need no other.
     start = _Sums(zero, zero, none, none, tf.zeros_like(rows.between))
-    _, _, sums = tf.while_loop(
-        lambda first, *_: first < largest_class,
-        visit,
-        visit(tf.constant(1), classes.following, start),
+    state = visit(tf.constant(1), classes.following, start)
+    sums = tf.cond(
+        largest_class > _GROUP + 1,
+        lambda: tf.while_loop(lambda first, *_: first < largest_class, visit, state)[2],
+        lambda: state[2],
     )
     farthest = _far_ties(rows.negative_bits, rows)
     at_largest = rows.between == rows.largest

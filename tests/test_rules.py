@@ -1,0 +1,63 @@
+"""The house rules that a program can check."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "longtail_tf").rglob("*.py"))
+NUMPY_ONLY = (
+    "longtail_tf.config", "longtail_tf.flags", "longtail_tf.cli", "longtail_tf.run_folder",
+    "longtail_tf.head_set", "longtail_tf.sampling", "longtail_tf.datasets", "longtail_tf.metrics",
+    "longtail_tf.prototypes", "longtail_tf.classifiers", "longtail_tf.losses.names",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_source_follows_the_house_rules(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 300, "more than one idea? split it (BUILD.md, style)"
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.Assert), "user input wants a UserError with a sentence"
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for name in names:
+            assert not name.startswith("tensorflow.python"), "private TensorFlow moves"
+            if name.split(".")[0] in ("keras_cv", "tensorflow_addons"):
+                raise AssertionError("import it through quiet_imports")
+            if name.startswith("absl") and "flags" in name:
+                assert path.name in ("flags.py", "cli.py"), "flags stop at the entry points"
+    if path.name not in ("flags.py", "cli.py"):
+        assert "FLAGS" not in text
+    if '__name__ == "__main__"' not in text and path.name not in ("cli.py", "callbacks.py"):
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        prints = [call for call in calls if getattr(call.func, "id", "") == "print"]
+        assert not prints, "library code returns or logs; entry points print"
+
+
+def test_numpy_only_modules_do_not_load_tensorflow():
+    code = f"import sys\nfor m in {NUMPY_ONLY!r}: __import__(m)\nprint('tensorflow' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_nothing_names_this_machine_or_a_package_registry():
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True
+    ).stdout.split()
+    if not listed:
+        pytest.skip("not a git checkout")
+    banned = re.compile("py" + r"pi\.org|/work" + r"/(main|shared)|pythonhosted")
+    for name in listed:
+        if name.endswith((".py", ".md", ".cfg", ".toml", ".sh", ".flags", "Makefile", "run")):
+            assert not banned.search((ROOT / name).read_text(errors="ignore")), name
