@@ -49,7 +49,13 @@ class TrainingLog(StepCallback):
     """Sends the streams' mean numbers since the last record to the sinks."""
 
     def __init__(
-        self, *, start_step: int, steps: int, every: int, images_per_step: int, sinks: Sequence[Sink]
+        self,
+        *,
+        start_step: int,
+        steps: int,
+        every: int,
+        images_per_step: int,
+        sinks: Sequence[Sink],
     ) -> None:
         super().__init__(start_step=start_step, steps=steps)
         self._every, self._images_per_step, self._sinks = every, images_per_step, sinks
@@ -106,7 +112,9 @@ class Checkpointing(StepCallback):
       interrupted_at: the step at which a signal stopped the training, or None.
     """
 
-    def __init__(self, *, start_step: int, steps: int, every: int, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, *, start_step: int, steps: int, every: int, checkpoints: Checkpoints
+    ) -> None:
         super().__init__(start_step=start_step, steps=steps)
         self._every, self._checkpoints = every, checkpoints
         self._asked_to_stop = False
@@ -159,12 +167,18 @@ class Progress:
         left = format_seconds(seconds_per_step * (self._steps - step))
         text = f"step {step:,}/{self._steps:,}"
         if "head_loss" in record:
-            text += f"  head {record['head_loss']:.3f} ({100 * record['head_accuracy']:.0f} % right)"
+            text += (
+                f"  head {record['head_loss']:.3f} ({100 * record['head_accuracy']:.0f} % right)"
+            )
         if "whole_loss" in record:
-            text += f"  whole {record['whole_loss']:.3f} ({100 * record['active_share']:.0f} % active)"
+            text += (
+                f"  whole {record['whole_loss']:.3f} ({100 * record['active_share']:.0f} % active)"
+            )
         text += f"  {record['images_per_s']:,.0f} images/s  {left} left"
         end = "\n" if step == self._steps or not self._on_terminal else ""
-        print(f"\r\x1b[K{text}" if self._on_terminal else text, end=end, file=self._stream, flush=True)
+        print(
+            f"\r\x1b[K{text}" if self._on_terminal else text, end=end, file=self._stream, flush=True
+        )
 
 
 class TensorBoardScalars:

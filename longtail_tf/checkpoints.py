@@ -49,8 +49,8 @@ class Checkpoints:
             status.assert_existing_objects_matched()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise UserError(
-                f"{self._manager.latest_checkpoint} does not fit this network or is damaged: resume "
-                "with the settings in config.flags, or start a new run."
+                f"{self._manager.latest_checkpoint} does not fit this network or is damaged: "
+                "resume with the settings in config.flags, or start a new run."
             ) from error
         return self.step
 

@@ -1,7 +1,8 @@
-"""Names the class of image files.
+"""Names the class of image files: with a run folder, an exported .tflite, or a server.
 
-    python -m longtail_tf.classify --run_dir=runs/digits photo.jpg another.png
-    python -m longtail_tf.classify --run_dir=runs/digits --json photo.jpg
+python -m longtail_tf.classify --run_dir=runs/digits photo.jpg another.png
+python -m longtail_tf.classify --model=classifier_int8.tflite --json photo.jpg
+python -m longtail_tf.classify --server=127.0.0.1:8500/digits photos/*.jpg
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sys
+from collections.abc import Iterator
 from typing import Any, Optional
 
 from longtail_tf import cli
 from longtail_tf.config import RULES
 from longtail_tf.errors import UserError
+from longtail_tf.run_folder import RunFolder
 from longtail_tf.settings import setting
+
+MANY_IMAGES = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,48 +29,42 @@ class ClassifyConfig:
 
     images: tuple = setting((), "Image files: JPEG, PNG, BMP or GIF.")
     run_dir: str = setting("", "Run folder that longtail_tf.train left.")
+    model: str = setting("", "Exported .tflite file; needs no TensorFlow.")
+    server: str = setting("", "Server as HOST:PORT/MODEL, by gRPC.")
     inference_rule: str = setting(
-        "", "Rule that names the class; empty: the run's own.", choices=("", *RULES))  # fmt: skip
+        "",
+        "With --run_dir, the rule that names the class; empty: the run's own.",
+        choices=("", *RULES),
+    )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
     unknown: bool = setting(
-        False, "Answer 'unknown' where no class is near enough (calibrated on validation).")  # fmt: skip
+        False, "Answer 'unknown' where no class is near enough (calibrated on validation)."
+    )
     json: bool = setting(False, "Print JSON: one list, an object an image.")
 
 
 def run(config: ClassifyConfig) -> list[dict[str, Any]]:
-    """Classifies the images and prints the answers, in the order of the files.
+    """Classifies the images and prints the answers as they come, in the order of the files.
 
     Returns:
       For each image: `image`, and either `classes` (name, class_id, score, best first) and
       `unknown`, or `error`.
 
     Raises:
-      UserError: no images, or, after everything was printed, some that could not be read.
+      UserError: bad settings, or, after everything was printed, images that could not be read.
     """
-    if not config.images:
-        raise UserError("no image is given: name one or more files after the flags.")
-    if config.k_top < 1:
-        raise UserError(f"--k_top={config.k_top}: expected 1 or more.")
+    _check(config)
     files = {name: _read(name) for name in config.images}
-    from longtail_tf.classify_run import classify_bytes
-    from longtail_tf.trained_run import load_run
-
-    trained = load_run(config.run_dir)
-    readable = [data for data in files.values() if data is not None]
-    answers = iter(
-        classify_bytes(
-            trained,
-            readable,
-            rule=config.inference_rule or trained.config.inference_rule,
-            k_top=config.k_top,
-            unknown=config.unknown,
-        )
-    )
-    results = [
-        {"image": name, **({"error": "cannot be read"} if data is None else next(answers))}
-        for name, data in files.items()
-    ]
-    _show(results, as_json=config.json)
+    answers = _answers(config, [data for data in files.values() if data is not None])
+    results = []
+    for place, (name, data) in enumerate(files.items()):
+        answer = {"error": "cannot be read"} if data is None else next(answers)
+        results.append({"image": name, **answer})
+        if not config.json:
+            print(_line(results[-1]), flush=True)
+        _show_progress(place + 1, len(files))
+    if config.json:
+        print(json.dumps(results, indent=2))
     bad = [result["image"] for result in results if "error" in result]
     if bad:
         raise UserError(
@@ -74,6 +74,47 @@ def run(config: ClassifyConfig) -> list[dict[str, Any]]:
     return results
 
 
+def _check(config: ClassifyConfig) -> None:
+    backends = [f"--{name}" for name in ("run_dir", "model", "server") if getattr(config, name)]
+    if len(backends) != 1:
+        raise UserError(
+            f"{' and '.join(backends) or 'none'} given: name the classifier by exactly one of "
+            "--run_dir, --model, --server."
+        )
+    if config.inference_rule and not config.run_dir:
+        raise UserError(
+            f"--inference_rule={config.inference_rule}: an exported model has one rule; leave it "
+            "out, or classify with --run_dir."
+        )
+    if config.unknown and config.server:
+        raise UserError(
+            "--unknown: a served model rejects unknowns if it was exported so; leave it out."
+        )
+    if not config.images:
+        raise UserError("no image is given: name one or more files after the flags.")
+    if config.k_top < 1:
+        raise UserError(f"--k_top={config.k_top}: expected 1 or more.")
+
+
+def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, Any]]:
+    from longtail_tf import classify_backends as backends
+
+    if config.run_dir:
+        RunFolder.open(config.run_dir)  # told first, even where no image can be read
+        return backends.run_answers(
+            config.run_dir,
+            images,
+            rule=config.inference_rule,
+            k_top=config.k_top,
+            unknown=config.unknown,
+        )
+    if config.model:
+        return backends.device_answers(
+            config.model, images, k_top=config.k_top, unknown=config.unknown
+        )
+    return backends.server_answers(config.server, images, k_top=config.k_top)
+
+
 def _read(name: str) -> Optional[bytes]:
     try:
         return pathlib.Path(name).read_bytes()
@@ -81,18 +122,20 @@ def _read(name: str) -> Optional[bytes]:
         return None
 
 
-def _show(results: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(results, indent=2))
-        return
-    for result in results:
-        if "error" in result:
-            print(f"{result['image']}: {result['error']}")
-            continue
-        named = [f"{each['name']} {100 * each['score']:.1f} %" for each in result["classes"]]
-        if result["unknown"]:
-            named = ["unknown", f"(nearest: {named[0]})"]
-        print(f"{result['image']}: {'   '.join(named)}")
+def _line(result: dict[str, Any]) -> str:
+    if "error" in result:
+        return f"{result['image']}: {result['error']}"
+    named = [f"{each['name']} {100 * each['score']:.1f} %" for each in result["classes"]]
+    if result["unknown"]:
+        named = ["unknown", f"(nearest: {named[0]})"] if named else ["unknown"]
+    return f"{result['image']}: {'   '.join(named)}"
+
+
+def _show_progress(done: int, total: int) -> None:
+    """A line that counts, on a terminal and for many images only."""
+    if total >= MANY_IMAGES and sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r\x1b[K{done:,} of {total:,} images", end=end, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ stops at the entry points' `run(config)`: leaves take explicit keyword arguments
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Optional
 
 from longtail_tf.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.backbone_names import BACKBONES, CIFAR_BACKBONES
+from longtail_tf.config_checks import check
 from longtail_tf.errors import UserError
 from longtail_tf.losses.names import CLASSIFICATION_LOSSES, METRIC_LOSSES
 from longtail_tf.settings import setting
@@ -26,17 +26,24 @@ class Config:
 
     # data
     data: str = setting(
-        "", "Data set: folder:PATH, csv:PATH, npz:PATH, tfrecord:GLOB, tfds:NAME or a built-in "
-        "(digits_lt, fashion_mnist_lt, cifar10_lt, cifar100_lt), options as ?name=value&...")  # fmt: skip
+        "",
+        "Data set: folder:PATH, csv:PATH, npz:PATH, tfrecord:GLOB, tfds:NAME or a built-in "
+        "(digits_lt, fashion_mnist_lt, cifar10_lt, cifar100_lt), options as ?name=value&...",
+    )
     exclude: str = setting("", "File that lists images to leave out, one path or row a line.")
     val_per_class: int = setting(
-        20, "Where the set has no validation split, at most this many training images of each "
+        20,
+        "Where the set has no validation split, at most this many training images of each "
         "class are carved out for it (10 % of a class, never its last image); 0 carves none.",
-        unit="images")  # fmt: skip
+        unit="images",
+    )
     split_seed: int = setting(0, "Seed of the splits we cut ourselves; not of the training.")
     image_size: Optional[int] = setting(
-        None, "Side of the square images the network sees; unset: the size of array data, 128 for "
-        "files.", unit="px")  # fmt: skip
+        None,
+        "Side of the square images the network sees; unset: the size of array data, 128 for "
+        "files.",
+        unit="px",
+    )
 
     # run
     run_dir: str = setting("", "Folder for everything this run leaves; must be new or empty.")
@@ -44,86 +51,116 @@ class Config:
     seed: int = setting(0, "Seed of weights, sampling and augmentation.")
     steps: int = setting(2000, "Length of the training: train steps.", unit="steps")
     eval_every: int = setting(
-        500, "Validation numbers every so many steps; 0: only at the end.", unit="steps")  # fmt: skip
+        500, "Validation numbers every so many steps; 0: only at the end.", unit="steps"
+    )
     checkpoint_every: int = setting(500, "Resumable checkpoint every so many steps.", unit="steps")
     log_every: int = setting(50, "A line in metrics.jsonl every so many steps.", unit="steps")
     tensorboard: bool = setting(False, "Write TensorBoard scalars into RUN_DIR/tensorboard.")
     threads: int = setting(
-        0, "TensorFlow threads inside an operation; 0: all cores. Bits repeat only at one count.")  # fmt: skip
+        0, "TensorFlow threads inside an operation; 0: all cores. Bits repeat only at one count."
+    )
 
     # head set: exactly one
     head_min_count: Optional[int] = setting(
-        None, "Head set: the classes with more than this many training images.", unit="images")  # fmt: skip
+        None, "Head set: the classes with more than this many training images.", unit="images"
+    )
     head_ratio: Optional[float] = setting(
-        None, "Head set: this share of the classes, those with the most images.", unit="0..1")  # fmt: skip
+        None, "Head set: this share of the classes, those with the most images.", unit="0..1"
+    )
     head_num_classes: Optional[int] = setting(
-        None, "Head set: this many classes, those with the most images.", unit="classes")  # fmt: skip
-    head_all: bool = setting(
-        False, "Head set: every class (a plain classifier, for comparison).")  # fmt: skip
+        None, "Head set: this many classes, those with the most images.", unit="classes"
+    )
+    head_all: bool = setting(False, "Head set: every class (a plain classifier, for comparison).")
 
     # streams
     schedule: str = setting(
-        "alternate", "Two updates a step, head then whole; or one update on the summed losses.",
-        choices=("alternate", "joint"))  # fmt: skip
-    head_sampling: str = setting(
-        "random", "How head batches are drawn.", choices=("random", "pk"))  # fmt: skip
+        "alternate",
+        "Two updates a step, head then whole; or one update on the summed losses.",
+        choices=("alternate", "joint"),
+    )
+    head_sampling: str = setting("random", "How head batches are drawn.", choices=("random", "pk"))
     head_batch_size: int = setting(64, "Images in a head batch.", unit="images")
     classes_per_batch: Optional[int] = setting(
-        None, "P: classes in a whole batch; unset: 16, or every class of a smaller set.",
-        unit="classes")  # fmt: skip
+        None,
+        "P: classes in a whole batch; unset: 16, or every class of a smaller set.",
+        unit="classes",
+    )
     images_per_class: int = setting(4, "K: images of each class in a whole batch.", unit="images")
     class_power: float = setting(
-        0.0, "Whole stream draws classes in proportion to count ** class_power; 0: all alike.",
-        unit="0..1")  # fmt: skip
+        0.0,
+        "Whole stream draws classes in proportion to count ** class_power; 0: all alike.",
+        unit="0..1",
+    )
     head_only_steps: int = setting(
-        0, "Train the head stream alone for so many steps before the whole stream joins.",
-        unit="steps")  # fmt: skip
+        0,
+        "Train the head stream alone for so many steps before the whole stream joins.",
+        unit="steps",
+    )
     head_augment: str = setting(
-        "auto", "Augmentation of head images; auto: crop_flip, or crop where a flip changes the "
+        "auto",
+        "Augmentation of head images; auto: crop_flip, or crop where a flip changes the "
         "class (digits, characters, grey arrays).",
-        choices=("auto", *AUGMENTATIONS, *MIXING_AUGMENTATIONS))  # fmt: skip
+        choices=("auto", *AUGMENTATIONS, *MIXING_AUGMENTATIONS),
+    )
     whole_augment: str = setting(
-        "auto", "Augmentation of whole images, as --head_augment.",
-        choices=("auto", *AUGMENTATIONS))  # fmt: skip
+        "auto", "Augmentation of whole images, as --head_augment.", choices=("auto", *AUGMENTATIONS)
+    )
 
     # losses
     classification_loss: str = setting(
-        "cross_entropy", "Loss of the head stream; none: no head stream.",
-        choices=("none", *CLASSIFICATION_LOSSES))  # fmt: skip
+        "cross_entropy",
+        "Loss of the head stream; none: no head stream.",
+        choices=("none", *CLASSIFICATION_LOSSES),
+    )
     classification_weight: float = setting(1.0, "Factor of the classification loss.")
     label_smoothing: float = setting(0.0, "Label smoothing of the cross entropy.", unit="0..1")
     metric_loss: str = setting(
-        "triplet_semihard", "Loss of the whole stream; none: no whole stream.",
-        choices=("none", *METRIC_LOSSES))  # fmt: skip
+        "triplet_semihard",
+        "Loss of the whole stream; none: no whole stream.",
+        choices=("none", *METRIC_LOSSES),
+    )
     metric_weight: float = setting(1.0, "Factor of the metric loss.")
     margin: Optional[float] = setting(
-        None, "Triplet margin; unset: 0.2 on unit vectors, 0.3 on plain ones.")  # fmt: skip
+        None, "Triplet margin; unset: 0.2 on unit vectors, 0.3 on plain ones."
+    )
     distance_metric: str = setting(
-        "L2", "Distance of the triplet losses.", choices=("L2", "squared-L2", "angular"))  # fmt: skip
+        "L2", "Distance of the triplet losses.", choices=("L2", "squared-L2", "angular")
+    )
     metric_temperature: float = setting(0.1, "Temperature of the contrastive metric losses.")
-    unit_features: bool = setting(
-        True, "Scale features to unit length before the metric loss.")  # fmt: skip
+    unit_features: bool = setting(True, "Scale features to unit length before the metric loss.")
 
     # network
     backbone: str = setting(
-        "auto", "Network; auto: resnet20 up to 64 px, resnet18v2 above.",
-        choices=("auto", *BACKBONES))  # fmt: skip
+        "auto",
+        "Network; auto: resnet20 up to 64 px, resnet18v2 above.",
+        choices=("auto", *BACKBONES),
+    )
     width: Optional[int] = setting(
-        None, "First-stage channels of the CIFAR-stem nets (resnet8 to resnet56); unset: 16.",
-        unit="channels")  # fmt: skip
+        None,
+        "First-stage channels of the CIFAR-stem nets (resnet8 to resnet56); unset: 16.",
+        unit="channels",
+    )
     embedding_dim: int = setting(128, "Length of an embedding.", unit="numbers")
     neck: bool = setting(
-        True, "Batch-normalisation neck: metric loss before it, classification after it.")  # fmt: skip
+        True, "Batch-normalisation neck: metric loss before it, classification after it."
+    )
     cosine_head: bool = setting(
-        False, "Head classifier on cosines with a learned scale, instead of a plain one.")  # fmt: skip
+        False, "Head classifier on cosines with a learned scale, instead of a plain one."
+    )
     weights: str = setting(
-        "", "Start the backbone from imagenet (downloads), from another run folder, or from a "
-        ".weights.h5 file; empty: random weights.")  # fmt: skip
+        "",
+        "Start the backbone from imagenet (downloads), from another run folder, or from a "
+        ".weights.h5 file; empty: random weights.",
+    )
     precision: str = setting(
-        "float32", "Arithmetic of the backbone.", choices=("float32", "bfloat16"))  # fmt: skip
+        "float32", "Arithmetic of the backbone.", choices=("float32", "bfloat16")
+    )
     mine: str = setting(
-        "global", "Under several replicas, where the metric loss finds its pairs: in the batches "
-        "of all of them, or in a replica's own.", choices=("global", "replica"))  # fmt: skip
+        "global",
+        "Under several replicas, where the metric loss finds its pairs: in the batches "
+        "of all of them, or in a replica's own.",
+        choices=("global", "replica"),
+    )
     jit_compile: bool = setting(False, "Compile the train step with XLA (slower on CPU).")
 
     # optimiser
@@ -132,18 +169,18 @@ class Config:
     momentum: float = setting(0.9, "Momentum of SGD (Nesterov).", unit="0..1")
     weight_decay: float = setting(5e-4, "Decoupled weight decay; not on biases and norms.")
     lr_schedule: str = setting(
-        "cosine", "Learning rate after the warm-up.", choices=("cosine", "constant"))  # fmt: skip
+        "cosine", "Learning rate after the warm-up.", choices=("cosine", "constant")
+    )
     warmup_steps: int = setting(100, "Linear learning-rate warm-up.", unit="steps")
 
     # recognition
     inference_rule: str = setting(
-        "gated", "Rule that names the class; every rule is evaluated.", choices=RULES)  # fmt: skip
+        "gated", "Rule that names the class; every rule is evaluated.", choices=RULES
+    )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
 
     def __post_init__(self) -> None:
-        _check_run(self)
-        _check_streams(self)
-        _check_network(self)
+        check(self)
 
     @property
     def has_head_stream(self) -> bool:
@@ -191,105 +228,3 @@ def resolve(
         whole_augment=augment if config.whole_augment == "auto" else config.whole_augment,
         margin=(0.2 if config.unit_features else 0.3) if config.margin is None else config.margin,
     )
-
-
-def _check_run(config: Config) -> None:
-    if not config.data:
-        raise UserError(
-            "--data is missing: name a data set, for example --data=digits_lt or --data=folder:PATH."
-        )
-    if not config.run_dir:
-        raise UserError("--run_dir is missing: name a new folder for what this run leaves.")
-    _at_least(1, config, "steps", "log_every", "checkpoint_every", "k_top")
-    _at_least(0, config, "eval_every", "val_per_class", "seed", "split_seed", "threads")
-    _at_least(0, config, "warmup_steps", "head_only_steps")
-    if config.seed >= 2**31 or config.split_seed >= 2**31:
-        raise UserError(f"--seed={max(config.seed, config.split_seed)}: set it below 2147483648.")
-    for name in ("learning_rate", "weight_decay", "margin", "classification_weight",
-                 "metric_weight", "metric_temperature"):  # fmt: skip
-        value = getattr(config, name)
-        positive = name in ("learning_rate", "metric_temperature")
-        if value is not None and (not math.isfinite(value) or value < 0 or positive and not value):
-            expected = "above 0" if positive else "0 or more"
-            raise UserError(f"--{name}={value}: expected a finite number, {expected}.")
-    for name in ("momentum", "label_smoothing"):
-        if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"--{name}={getattr(config, name)}: expected 0 or more, below 1.")
-    if config.warmup_steps > config.steps:
-        raise UserError(
-            f"--warmup_steps={config.warmup_steps} is longer than the whole training (--steps="
-            f"{config.steps}): set --warmup_steps to {config.steps // 10} or so."
-        )
-
-
-def _check_streams(config: Config) -> None:
-    if not config.has_head_stream and not config.has_whole_stream:
-        raise UserError(
-            "--classification_loss=none and --metric_loss=none leave nothing to train: set one."
-        )
-    rules = [f"--{name}={getattr(config, name)}"
-             for name in ("head_min_count", "head_ratio", "head_num_classes")
-             if getattr(config, name) is not None]  # fmt: skip
-    rules += ["--head_all"] * config.head_all
-    if len(rules) > 1:
-        raise UserError(f"{' and '.join(rules)} are given together: keep one head rule.")
-    if not rules and config.has_head_stream:
-        raise UserError(
-            "no head rule is given, so the head stream has no classes: set one of --head_min_count, "
-            "--head_ratio, --head_num_classes (python -m longtail_tf.inspect shows what each gives)."
-        )
-    if config.has_head_stream:
-        _at_least(1, config, "head_batch_size")
-    if config.has_whole_stream:
-        if config.images_per_class < 2:
-            raise UserError(
-                f"--images_per_class={config.images_per_class}, but a triplet needs a positive: set "
-                "it to 2 or more."
-            )
-        if config.classes_per_batch is not None and config.classes_per_batch < 2:
-            raise UserError(
-                f"--classes_per_batch={config.classes_per_batch}, but a triplet needs a negative: "
-                "set it to 2 or more."
-            )
-    if config.head_sampling == "pk" and config.head_batch_size % max(config.images_per_class, 1):
-        raise UserError(
-            f"--head_sampling=pk needs --head_batch_size={config.head_batch_size} to be a multiple "
-            f"of --images_per_class={config.images_per_class}."
-        )
-    if config.head_only_steps and not (config.has_head_stream and config.has_whole_stream):
-        raise UserError("--head_only_steps delays the whole stream, so it needs both streams.")
-    if config.head_only_steps >= config.steps and config.head_only_steps:
-        raise UserError(
-            f"--head_only_steps={config.head_only_steps} leaves no step for the whole stream: set "
-            f"it below --steps={config.steps}."
-        )
-    if not 0 <= config.class_power <= 1:
-        raise UserError(f"--class_power={config.class_power}: expected 0 to 1.")
-    if config.classification_loss == "ldam" and not config.cosine_head:
-        raise UserError("--classification_loss=ldam is defined on cosines: add --cosine_head.")
-
-
-def _check_network(config: Config) -> None:
-    _at_least(2, config, "embedding_dim")
-    if config.image_size is not None:
-        _at_least(8, config, "image_size")
-    if config.width is not None:
-        _at_least(1, config, "width")
-        if config.backbone not in ("auto", *CIFAR_BACKBONES):
-            raise UserError(
-                f"--width={config.width} is for {', '.join(CIFAR_BACKBONES)}, not for --backbone="
-                f"{config.backbone}: leave it out."
-            )
-    if config.weights == "imagenet" and config.backbone in ("auto", *CIFAR_BACKBONES):
-        names = [name for name in BACKBONES if name not in CIFAR_BACKBONES]
-        raise UserError(
-            f"--weights=imagenet needs a backbone that has such weights: set --backbone to one of "
-            f"{', '.join(names)}."
-        )
-
-
-def _at_least(least: int, config: Config, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value < least:
-            raise UserError(f"--{name}={value}: expected {least} or more.")

@@ -172,7 +172,7 @@ def _checked_pixels(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.repeat(pixels, 3, axis=-1) if pixels.shape[3] == 1 else pixels
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans from matplotlib: Latin, Greek and Cyrillic class names on every machine."""
     import matplotlib

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import uuid
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -57,7 +58,8 @@ class ShardWriter:
         The shard gets its name when it is whole; until then it is a hidden file.
         """
         path = os.path.join(self.folder, shard.name)
-        beside = os.path.join(self.folder, f".{shard.name}{PARTIAL}")
+        # A name of its own: on a cluster two workers may be given the same shard.
+        beside = os.path.join(self.folder, f".{shard.name}.{uuid.uuid4().hex}{PARTIAL}")
         rows: list[Row] = []
         try:
             with open(beside, "wb") as file:

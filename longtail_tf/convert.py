@@ -12,28 +12,23 @@ The shards are the same, byte for byte, whatever the number of workers.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from longtail_tf import cli
-from longtail_tf.conversion import PARTIAL, Shard, ShardWriter, plan_shards
+from longtail_tf.conversion import Shard, ShardWriter, plan_shards
+from longtail_tf.conversion_folder import MANIFEST, claimed_folder
 from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
 from longtail_tf.parallel_shards import write_in_processes
 from longtail_tf.run_folder import write_json
 from longtail_tf.settings import setting
 
-MANIFEST = "conversion.json"
 _FORMAT = 1
-_LOCK_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,26 +69,16 @@ class ConversionResult:
 
 def run(config: ConvertConfig) -> ConversionResult:
     """Converts, or goes on with a stopped conversion."""
-    _check(config)
-    index = load_index(
-        config.data,
-        val_per_class=config.val_per_class,
-        split_seed=config.split_seed,
-        exclude=config.exclude,
-    )
+    index, shards = prepare(config)
     for note in index.notes:
         print(note)
-    shards = plan_shards(
-        index, seed=config.seed, shard_bytes=int(config.shard_megabytes * 1_000_000)
-    )
     folder = pathlib.Path(config.out)
-    manifest = _manifest(config, index, shards)
-    with _claimed(folder, manifest):
+    manifest = conversion_manifest(config, index, shards)
+    with claimed_folder(folder, manifest):
         missing = [shard for shard in shards if not (folder / shard.name).exists()]
         if len(missing) < len(shards):
             print(f"{len(shards) - len(missing)} of {len(shards)} shards are there already.")
-        writer = ShardWriter(index, config.out, config.resize_px, config.jpeg_quality)
-        _write(writer, missing, workers=config.workers or os.cpu_count() or 1)
+        _write(shard_writer(config, index), missing, workers=config.workers or os.cpu_count() or 1)
         write_json(folder / MANIFEST, {**manifest, "complete": True})
     num_images = sum(len(shard.rows) for shard in shards)
     print(
@@ -102,6 +87,40 @@ def run(config: ConvertConfig) -> ConversionResult:
     )
     names = tuple(shard.name for shard in shards)
     return ConversionResult(folder, names, len(shards) - len(missing), num_images)
+
+
+def prepare(config: ConvertConfig) -> tuple[DatasetIndex, list[Shard]]:
+    """The index to convert and the shards it is cut into, once the settings are checked."""
+    _check(config)
+    index = load_index(
+        config.data,
+        val_per_class=config.val_per_class,
+        split_seed=config.split_seed,
+        exclude=config.exclude,
+    )
+    shard_bytes = int(config.shard_megabytes * 1_000_000)
+    return index, plan_shards(index, seed=config.seed, shard_bytes=shard_bytes)
+
+
+def shard_writer(config: ConvertConfig, index: DatasetIndex) -> ShardWriter:
+    """Writes shards as the settings say."""
+    return ShardWriter(index, config.out, config.resize_px, config.jpeg_quality)
+
+
+def conversion_manifest(
+    config: ConvertConfig, index: DatasetIndex, shards: list[Shard]
+) -> dict[str, Any]:
+    """What decides the bytes of the shards; a folder goes on only where all of it is the same."""
+    return {
+        "format": _FORMAT,
+        "name": index.name,
+        "source_digest": index.digest,
+        "seed": config.seed,
+        "resize_px": config.resize_px,
+        "jpeg_quality": config.jpeg_quality if config.resize_px else None,
+        "shards": [shard.name for shard in shards],
+        "classes": index.num_classes,
+    }
 
 
 def _check(config: ConvertConfig) -> None:
@@ -116,69 +135,6 @@ def _check(config: ConvertConfig) -> None:
         value = getattr(config, name)
         if not low <= value <= high:
             raise UserError(f"--{name}={value} is out of range; give a number from {low} to {high}")
-
-
-def _manifest(config: ConvertConfig, index: DatasetIndex, shards: list[Shard]) -> dict[str, Any]:
-    """What decides the bytes of the shards; a folder goes on only where all of it is the same."""
-    return {
-        "format": _FORMAT,
-        "name": index.name,
-        "source_digest": index.digest,
-        "seed": config.seed,
-        "resize_px": config.resize_px,
-        "jpeg_quality": config.jpeg_quality if config.resize_px else None,
-        "shards": [shard.name for shard in shards],
-        "classes": index.num_classes,
-    }
-
-
-@contextlib.contextmanager
-def _claimed(folder: pathlib.Path, manifest: dict[str, Any]) -> Iterator[None]:
-    """The folder for this conversion alone; refuses one that holds anything else."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out={folder} is a file; give a folder")
-    present = folder / MANIFEST
-    if present.exists():
-        try:
-            before = json.loads(present.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{present} cannot be read ({error}); convert into another folder"
-            ) from error
-        before.pop("complete", None)
-        changed = sorted(key for key in manifest if before.get(key) != manifest[key])
-        if changed:
-            raise UserError(
-                f"{folder} holds shards of another conversion (its {', '.join(changed)} differ); "
-                "convert into another folder, or delete this one"
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(
-            f"{folder} is not empty and holds no conversion; give a new or an empty folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".conversion.lock", "w", encoding="utf-8") as lock:
-        _lock(folder, lock)
-        for partial in folder.glob(f".*{PARTIAL}"):
-            partial.unlink()
-        if not present.exists():
-            write_json(present, {**manifest, "complete": False})
-        yield
-
-
-def _lock(folder: pathlib.Path, file: IO[str]) -> None:
-    # Workers of a conversion that was killed hold the lock until they notice.
-    patience = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if time.monotonic() > patience:
-                raise UserError(
-                    f"another process is converting into {folder}; wait for it, or stop it"
-                ) from error
-        time.sleep(0.1)
 
 
 def _write(writer: ShardWriter, shards: list[Shard], *, workers: int) -> None:

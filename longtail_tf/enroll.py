@@ -152,7 +152,7 @@ def _check_new(found: Any, names: list[str], config: EnrollConfig) -> None:
     if 2 * found.nearer > found.images and not config.force:
         raise UserError(
             f"{found.nearer} of {found.images} images are recognised as {names[found.class_id]!r} "
-            "already, so the two classes would be mixed up: give other images, "
+            "and do not stand clear of it, so the two would be mixed up: give other images, "
             f"--replace={names[found.class_id]}, or add them anyway with --force."
         )
 

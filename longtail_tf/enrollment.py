@@ -17,6 +17,7 @@ from longtail_tf.classifiers import Recognizer
 from longtail_tf.datasets import DatasetIndex, Split
 
 RECORD_FILE = "enrollment.json"
+CLEAR_RATIO = 2.0
 
 
 class Resemblance(NamedTuple):
@@ -72,9 +73,10 @@ def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
 def resemblance(recognizer: Recognizer, embeddings: np.ndarray, *, skip: int = -1) -> Resemblance:
     """Which class the images of a new class resemble most, and how many of them.
 
-    An image counts where its nearest class would be named for it: where it reaches the rejection
-    threshold, which by its calibration few images of other classes do. Without a threshold it
-    counts where it is nearer to that class than to the prototype of the other new images.
+    An image counts where that class would be named for it (it reaches the rejection threshold, if
+    there is one) and where the new class does not stand clear of it: its squared distance to the
+    class is below CLEAR_RATIO times that to the prototype of the other new images. For images of
+    the very same class that ratio is about 1, and 0.5 when there are only two.
 
     Args:
       recognizer: of the classes there are.
@@ -86,24 +88,30 @@ def resemblance(recognizer: Recognizer, embeddings: np.ndarray, *, skip: int = -
         scores[:, skip] = -np.inf
     best = scores.argmax(axis=1)
     strength = scores[np.arange(len(best)), best]
+    close = _distance(recognizer, strength) < CLEAR_RATIO * _own_distance(recognizer, embeddings)
     if recognizer.threshold is not None:
-        close = strength >= recognizer.threshold
-    else:
-        close = strength > _own_strength(recognizer, embeddings)
+        close &= strength >= recognizer.threshold
+    elif len(embeddings) == 1:  # nothing to judge a single image by
+        close[:] = False
     counted = np.bincount(best, weights=close, minlength=recognizer.num_classes)
     nearest = int(counted.argmax()) if counted.any() else int(np.bincount(best).argmax())
     return Resemblance(nearest, int(counted[nearest]), len(embeddings))
 
 
-def _own_strength(recognizer: Recognizer, embeddings: np.ndarray) -> np.ndarray:
-    """Score of each image with the prototype of the others; infinite for a single image."""
+def _own_distance(recognizer: Recognizer, embeddings: np.ndarray) -> np.ndarray:
+    """Squared distance of each image to the prototype of the others; infinite for one image."""
     if len(embeddings) == 1:
         return np.array([np.inf])
     own = []
     for row in range(len(embeddings)):
         prototype, bias = _prototype(recognizer, np.delete(embeddings, row, axis=0))
         own.append(float(_seen(recognizer, embeddings[[row]])[0] @ prototype + bias))
-    return np.array(own)
+    return _distance(recognizer, np.array(own))
+
+
+def _distance(recognizer: Recognizer, scores: np.ndarray) -> np.ndarray:
+    """Squared distance that a prototype score stands for, up to a common factor."""
+    return 1 - (1 if recognizer.prototype_bias is None else 2) * scores
 
 
 def moved_ids(num_classes: int, removed: int = -1) -> np.ndarray:

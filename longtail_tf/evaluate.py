@@ -1,6 +1,6 @@
 """Evaluates a trained run again, on its own test set or on another set of the same classes.
 
-    python -m longtail_tf.evaluate --run_dir=runs/digits
+python -m longtail_tf.evaluate --run_dir=runs/digits
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ class EvaluateConfig:
 
     run_dir: str = setting("", "Run folder that longtail_tf.train left.")
     data: str = setting(
-        "", "Another data set with the same classes, whose test split is read instead; needs --out.")  # fmt: skip
+        "", "Another data set with the same classes, whose test split is read instead; needs --out."
+    )
     out: str = setting(
-        "", "Folder for evaluation.json, per_class.csv and embeddings.npz; empty: the run folder.")  # fmt: skip
+        "", "Folder for evaluation.json, per_class.csv and embeddings.npz; empty: the run folder."
+    )
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:

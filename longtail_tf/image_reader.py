@@ -193,7 +193,7 @@ class ImageReader:
             )
 
 
-@functools.lru_cache(maxsize=None)  # traced once a process, not once a reader
+@functools.cache  # traced once a process, not once a reader
 def _decoder(shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
     """Bytes string [N] to uint8 [N, S, S, C]; fails as a whole where one image is bad."""
     one = functools.partial(preprocess_bytes, image_size=shape[0], channels=shape[2])
@@ -209,7 +209,7 @@ def _decoder(shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
     return tf.function(decode, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _resizer(
     shape: tuple[int, int, int], read_shape: tuple[int, int, int]
 ) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -100,7 +100,9 @@ def build_embedder(
             pixels = images
         else:
             net = _keras_cv_backbone(backbone, (image_size, image_size, 3), weights)
-            pixels = layers.Concatenate(name="grey_as_rgb")([images] * 3) if channels == 1 else images
+            pixels = (
+                layers.Concatenate(name="grey_as_rgb")([images] * 3) if channels == 1 else images
+            )
         scale, offset = (1 / 255, 0.0) if zero_to_one else (1 / 127.5, -1.0)
         pixels = layers.Rescaling(scale, offset, name="normalise")(pixels)
         pooled = layers.GlobalAveragePooling2D(name="pool")(net(pixels))
@@ -155,9 +157,14 @@ def _basic_block(x: tf.Tensor, filters: int, stride: int, name: str) -> tf.Tenso
 
 def _conv_norm(x: tf.Tensor, filters: int, size: int, stride: int, name: str) -> tf.Tensor:
     x = layers.Conv2D(
-        filters, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal",
+        filters,
+        size,
+        stride,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
         name=f"{name}_conv",
-    )(x)  # fmt: skip
+    )(x)
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from longtail_tf import shot_bands, tables
@@ -28,9 +26,16 @@ from longtail_tf.trained_run import TrainedRun, load_settings
 
 # Settings that change nothing in the weights, so a resumed run may have others.
 FREE_ON_RESUME = (
-    "resume", "run_dir", "eval_every", "checkpoint_every", "log_every", "tensorboard",
-    "inference_rule", "k_top", "threads",
-)  # fmt: skip
+    "resume",
+    "run_dir",
+    "eval_every",
+    "checkpoint_every",
+    "log_every",
+    "tensorboard",
+    "inference_rule",
+    "k_top",
+    "threads",
+)
 
 
 def begin(folder: RunFolder, config: Config, index: DatasetIndex, *, num_head: int) -> None:
@@ -66,8 +71,11 @@ def show_results(run: TrainedRun, results: dict[str, Any]) -> None:
         "  python -m longtail_tf.classify --run_dir=%s IMAGE...\n"
         "  python -m longtail_tf.evaluate --run_dir=%s\n"
         "  python -m longtail_tf.export --run_dir=%s",
-        run.folder.report, folder, folder, folder,
-    )  # fmt: skip
+        run.folder.report,
+        folder,
+        folder,
+        folder,
+    )
 
 
 def _write_settings(
@@ -146,8 +154,11 @@ def _head_rule(config: Config) -> str:
 def _summary(config: Config, index: DatasetIndex, *, num_head: int) -> str:
     """What is about to be trained, in a few lines."""
     counts = index.class_counts
-    held_out = [f"{name} {len(split):,}"
-                for name, split in (("val", index.val), ("test", index.test)) if split]  # fmt: skip
+    held_out = [
+        f"{name} {len(split):,}"
+        for name, split in (("val", index.val), ("test", index.test))
+        if split
+    ]
     lines = [
         f"{config.data}: {index.num_classes:,} classes, {int(counts.sum()):,} training images "
         f"({int(counts[0]):,} to {int(counts[-1]):,} a class); {', '.join(held_out) or 'no val'}"
@@ -169,7 +180,7 @@ def _summary(config: Config, index: DatasetIndex, *, num_head: int) -> str:
         if facts["classes_under_k"]:
             lines.append(
                 f"  {facts['classes_under_k']:,} classes have fewer than {config.images_per_class} "
-                f"images ({facts['singletons']:,} have one): {100 * facts['repeat_share']:.0f} % of "
-                "the slots repeat an image under another augmentation"
+                f"images ({facts['singletons']:,} have one): {100 * facts['repeat_share']:.0f} % "
+                "of the slots repeat an image under another augmentation"
             )
     return "\n".join(lines)

@@ -81,7 +81,7 @@ def provenance(*, data_digest: str, seed: int) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _package_versions() -> dict[str, str]:
     versions = {}
     for name in ("tensorflow", "keras", "tensorflow-addons", "keras-cv", "numpy"):
@@ -90,7 +90,7 @@ def _package_versions() -> dict[str, str]:
     return versions
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _commit() -> str:
     """The commit of the source checkout, "unknown" for an installed package."""
     source = pathlib.Path(__file__).resolve().parent

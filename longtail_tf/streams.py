@@ -62,8 +62,8 @@ def head_sampler(config: Config, train: Split, *, num_head: int) -> Optional[Hea
     if not 2 <= classes <= num_head:
         raise UserError(
             f"--head_sampling=pk with --head_batch_size={config.head_batch_size} and "
-            f"--images_per_class={config.images_per_class} asks for {classes} head classes a batch, "
-            f"but the head has {num_head}: a batch needs 2 to {num_head} of them."
+            f"--images_per_class={config.images_per_class} asks for {classes} head classes a "
+            f"batch, but the head has {num_head}: a batch needs 2 to {num_head} of them."
         )
     return HeadPKSampler(
         rows,

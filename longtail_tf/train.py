@@ -1,7 +1,7 @@
 """Trains one network with two streams, recognises every class, and leaves a complete run folder.
 
-    python -m longtail_tf.train --flagfile=experiments/digits_lt.flags --run_dir=runs/digits
-    python -m longtail_tf.train --run_dir=runs/digits --resume
+python -m longtail_tf.train --flagfile=experiments/digits_lt.flags --run_dir=runs/digits
+python -m longtail_tf.train --run_dir=runs/digits --resume
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from absl import logging
 
 from longtail_tf import cli
 from longtail_tf.config import Config, resolve
-from longtail_tf.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +76,10 @@ def run(config: Config) -> RunResult:
             logging.info(
                 "stopped at step %s of %s and saved; continue with\n"
                 "  python -m longtail_tf.train --run_dir=%s --resume",
-                f"{interrupted_at:,}", f"{config.steps:,}", config.run_dir,
-            )  # fmt: skip
+                f"{interrupted_at:,}",
+                f"{config.steps:,}",
+                config.run_dir,
+            )
             return RunResult(folder.path, None)
 
         model = trained_run.inference_copy(model, config, channels=index.channels)

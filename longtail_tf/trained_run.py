@@ -185,9 +185,7 @@ def load_run(path: str) -> TrainedRun:
     return _with_records(folder, model, recognizer)
 
 
-def _with_records(
-    folder: RunFolder, model: TwoStreamModel, recognizer: Recognizer
-) -> TrainedRun:
+def _with_records(folder: RunFolder, model: TwoStreamModel, recognizer: Recognizer) -> TrainedRun:
     content = folder.read_json(folder.config)
     names, counts = _read_classes(folder)
     return TrainedRun(

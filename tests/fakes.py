@@ -25,7 +25,10 @@ def make_arrays(*, counts=COUNTS, test_per_class=6, seed=0, size=8, channels=1):
     """images, labels, split codes (0 train, 1 val, 2 test), shuffled."""
     rng = np.random.default_rng(seed)
     labels = np.concatenate(
-        [np.repeat(np.arange(len(counts)), counts), np.repeat(np.arange(len(counts)), test_per_class)]
+        [
+            np.repeat(np.arange(len(counts)), counts),
+            np.repeat(np.arange(len(counts)), test_per_class),
+        ]
     )
     split = np.repeat([0, 2], [sum(counts), test_per_class * len(counts)])
     order = rng.permutation(len(labels))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longtail_tf import conversion, convert
+from longtail_tf import conversion, conversion_folder
 from longtail_tf.convert import ConvertConfig, run
 from longtail_tf.datasets import load_index, tfrecord_source
 from longtail_tf.datasets.tfrecord_file import read_records
@@ -201,7 +201,7 @@ def test_folders_that_are_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no folder is given"):
         run(config(folder, ""))
     run(config(folder, tmp_path / "out"))
-    monkeypatch.setattr(convert, "_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(conversion_folder, "_LOCK_SECONDS", 0.0)
     with open(tmp_path / "out" / ".conversion.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process is converting into"):

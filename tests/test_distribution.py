@@ -53,7 +53,7 @@ SCRIPT = textwrap.dedent(
 
 def test_two_replicas_give_the_loss_and_gradient_of_the_global_batch():
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300, check=False
     )
     assert result.stdout.strip().endswith("equal"), result.stderr[-2000:]
 

@@ -22,9 +22,7 @@ def index(tmp_path_factory):
 @pytest.fixture
 def model():
     tf.keras.utils.set_random_seed(0)
-    embedder = networks.build_embedder(
-        backbone="resnet8", embedding_dim=6, width=4, **PIXELS
-    )
+    embedder = networks.build_embedder(backbone="resnet8", embedding_dim=6, width=4, **PIXELS)
     return TwoStreamModel(embedder, num_head_classes=3)
 
 

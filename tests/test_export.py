@@ -172,7 +172,9 @@ def test_bad_and_repeated_images_and_look_alikes_are_refused(done, tmp_path):
     for image in images[(labels == 0) & (split == 0)][:3]:  # images the class was trained on
         same.append(str(tmp_path / f"same_{len(same)}.png"))
         pathlib.Path(same[-1]).write_bytes(fakes.png_bytes(image))
-    with pytest.raises(UserError, match="of 3 images are recognised as 'bar 0' already, so"):
+    with pytest.raises(
+        UserError, match="of 3 images are recognised as 'bar 0' and do not stand clear"
+    ):
         enroll.run(EnrollConfig(run_dir=str(done), add="twin", images=tuple(same)))
     forced = enroll.run(
         EnrollConfig(run_dir=str(done), add="twin", images=tuple(same), force=True,

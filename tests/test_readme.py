@@ -33,7 +33,9 @@ def settings_of(module):
         return getattr(importlib.import_module(source), name), positional
     found = importlib.import_module(f"longtail_tf.{module}")
     names = [name for name in vars(found) if name.endswith("Config") and name != "Config"]
-    own = [getattr(found, name) for name in names if getattr(found, name).__module__ == found.__name__]
+    own = [
+        getattr(found, name) for name in names if getattr(found, name).__module__ == found.__name__
+    ]
     positional = re.search(r'positional="(\w+)"', pathlib.Path(found.__file__).read_text())
     return own[0], positional and positional[1]
 
@@ -63,7 +65,7 @@ def test_files_named_in_the_text_exist():
 
 @pytest.mark.slow
 def test_the_python_block_runs(tmp_path, monkeypatch, capsys):
-    (block,) = [block for language, block in BLOCKS if language == "python"]
+    (block,) = (block for language, block in BLOCKS if language == "python")
     monkeypatch.chdir(tmp_path)
     exec(block.replace("steps=200", "steps=20, warmup_steps=5"), {})
     assert 0 <= float(capsys.readouterr().out.split()[-1]) <= 1

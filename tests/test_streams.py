@@ -76,5 +76,5 @@ def test_batches_have_both_streams_with_rows_of_their_labels(index):
     )
     batch = next(iter(dataset))
     assert batch["head"][0].shape == (6, 8, 8, 1) and batch["whole"][0].shape == (16, 8, 8, 1)
-    for images, labels, rows in batch.values():
+    for _, labels, rows in batch.values():
         np.testing.assert_array_equal(labels, index.train.labels[rows])

@@ -16,9 +16,7 @@ def make_model(*, seed=0, neck=True, num_head=HEAD_CLASSES, cosine_head=False):
     embedder = networks.build_embedder(
         backbone="resnet8", image_size=SIZE, channels=1, embedding_dim=6, width=4
     )
-    return TwoStreamModel(
-        embedder, num_head_classes=num_head, neck=neck, cosine_head=cosine_head
-    )
+    return TwoStreamModel(embedder, num_head_classes=num_head, neck=neck, cosine_head=cosine_head)
 
 
 def sgd(rate=0.1, **settings):
@@ -160,9 +158,7 @@ def test_whole_update_neither_moves_nor_decays_nor_speeds_up_the_head(data):
 def test_either_stream_trains_alone(data):
     head = compile_model(make_model(), metric_loss=None, whole_optimizer=None)
     assert set(head.train_step({"head": data["head"]})) == set(HEAD_METRICS)
-    whole = compile_model(
-        make_model(num_head=0), classification_loss=None, head_optimizer=None
-    )
+    whole = compile_model(make_model(num_head=0), classification_loss=None, head_optimizer=None)
     assert set(whole.train_step({"whole": data["whole"]})) == set(WHOLE_METRICS)
 
 

@@ -76,8 +76,13 @@ def train(data: str, method: str, seed: int, folder: pathlib.Path) -> None:
         f"--run_dir={folder}",
     ]
     images_per_step = cli.parse(Config, flags).images_per_step
-    command = [sys.executable, "-m", "longtail_tf.train", *flags,
-               f"--steps={round(IMAGES[data] / images_per_step)}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "longtail_tf.train",
+        *flags,
+        f"--steps={round(IMAGES[data] / images_per_step)}",
+    ]
     command += ["--resume"] * (folder / "config.json").exists()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -105,16 +110,21 @@ def write_table(data: str, folders: dict) -> None:
     ]
     for method in dict.fromkeys(method for method, _ in evaluations):
         mine = {seed: evaluations[method, seed] for seed in seeds if (method, seed) in evaluations}
-        cpu = [json.loads((folders[method, seed] / "cpu_seconds.json").read_text())
-               for seed in mine if (folders[method, seed] / "cpu_seconds.json").exists()]  # fmt: skip
+        cpu = [
+            json.loads((folders[method, seed] / "cpu_seconds.json").read_text())
+            for seed in mine
+            if (folders[method, seed] / "cpu_seconds.json").exists()
+        ]
         head = json.loads((folders[method, min(mine)] / "config.json").read_text())
         outputs = head["num_head"] * (head["settings"]["classification_loss"] != "none")
         for rule in RULES:
             rows = [each["rules"][rule] for each in mine.values() if rule in each["rules"]]
             if rows:
                 cells = [spread([row[band] for row in rows]) for band in BANDS]
-                lines.append(f"| {method} | {rule} | {' | '.join(cells)} | {outputs} | "
-                             f"{np.mean(cpu) if cpu else 0:.0f} |")  # fmt: skip
+                lines.append(
+                    f"| {method} | {rule} | {' | '.join(cells)} | {outputs} | "
+                    f"{np.mean(cpu) if cpu else 0:.0f} |"
+                )
     commits = sorted({each["provenance"]["commit"] for each in evaluations.values()})
     digest = first["provenance"]["data_digest"][:12]
     seen = sorted({each["images_seen"] for each in evaluations.values()})

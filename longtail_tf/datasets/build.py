@@ -114,8 +114,8 @@ def _hold_out_test(
 def _carve_validation(
     labels: np.ndarray, split: np.ndarray, counts: np.ndarray, most: int, seed: int
 ) -> list[str]:
+    # A class of one to four images gives none, so no class gives its last.
     wanted = np.minimum(np.floor(0.1 * counts + 0.5).astype(np.int64), most)
-    wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
     chosen = draw_per_class(labels, wanted, seed=seed, rows=rows_where(split, TRAIN))
     split[chosen] = VAL
     if not len(chosen):

@@ -10,7 +10,8 @@ distances of each anchor that have a weight, for some rows of the matrix; it say
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple, Optional
+from collections.abc import Iterable
+from typing import NamedTuple, Optional
 
 import tensorflow as tf
 

@@ -141,7 +141,7 @@ def _precise(points: tf.Tensor) -> tf.Tensor:
     return tf.cast(points, tf.float32)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _traced_hard(distance_metric: str, soft: bool) -> Callable:
     """The batch-hard loss for one choice of static settings; made once, so steps never retrace."""
     mine = tf.function(

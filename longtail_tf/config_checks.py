@@ -1,0 +1,135 @@
+"""What must hold between the settings of a run; each refusal is a sentence."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from longtail_tf.backbone_names import BACKBONES, CIFAR_BACKBONES
+from longtail_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from longtail_tf.config import Config
+
+
+def check(config: Config) -> None:
+    """Refuses settings that cannot work.
+
+    Raises:
+      UserError: what came, what was expected, how to fix it.
+    """
+    _check_run(config)
+    _check_streams(config)
+    _check_network(config)
+
+
+def _check_run(config: Config) -> None:
+    if not config.data:
+        raise UserError(
+            "--data is missing: name a data set, for example --data=digits_lt or "
+            "--data=folder:PATH."
+        )
+    if not config.run_dir:
+        raise UserError("--run_dir is missing: name a new folder for what this run leaves.")
+    _at_least(1, config, "steps", "log_every", "checkpoint_every", "k_top")
+    _at_least(0, config, "eval_every", "val_per_class", "seed", "split_seed", "threads")
+    _at_least(0, config, "warmup_steps", "head_only_steps")
+    if config.seed >= 2**31 or config.split_seed >= 2**31:
+        raise UserError(f"--seed={max(config.seed, config.split_seed)}: set it below 2147483648.")
+    for name in (
+        "learning_rate",
+        "weight_decay",
+        "margin",
+        "classification_weight",
+        "metric_weight",
+        "metric_temperature",
+    ):
+        value = getattr(config, name)
+        positive = name in ("learning_rate", "metric_temperature")
+        if value is not None and (not math.isfinite(value) or value < 0 or positive and not value):
+            expected = "above 0" if positive else "0 or more"
+            raise UserError(f"--{name}={value}: expected a finite number, {expected}.")
+    for name in ("momentum", "label_smoothing"):
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"--{name}={getattr(config, name)}: expected 0 or more, below 1.")
+    if config.warmup_steps > config.steps:
+        raise UserError(
+            f"--warmup_steps={config.warmup_steps} is longer than the whole training (--steps="
+            f"{config.steps}): set --warmup_steps to {config.steps // 10} or so."
+        )
+
+
+def _check_streams(config: Config) -> None:
+    if not config.has_head_stream and not config.has_whole_stream:
+        raise UserError(
+            "--classification_loss=none and --metric_loss=none leave nothing to train: set one."
+        )
+    rules = [
+        f"--{name}={getattr(config, name)}"
+        for name in ("head_min_count", "head_ratio", "head_num_classes")
+        if getattr(config, name) is not None
+    ]
+    rules += ["--head_all"] * config.head_all
+    if len(rules) > 1:
+        raise UserError(f"{' and '.join(rules)} are given together: keep one head rule.")
+    if not rules and config.has_head_stream:
+        raise UserError(
+            "no head rule is given, so the head stream has no classes: set one of "
+            "--head_min_count, --head_ratio, --head_num_classes (python -m longtail_tf.inspect "
+            "shows what each gives)."
+        )
+    if config.has_head_stream:
+        _at_least(1, config, "head_batch_size")
+    if config.has_whole_stream:
+        if config.images_per_class < 2:
+            raise UserError(
+                f"--images_per_class={config.images_per_class}, but a triplet needs a positive: "
+                "set it to 2 or more."
+            )
+        if config.classes_per_batch is not None and config.classes_per_batch < 2:
+            raise UserError(
+                f"--classes_per_batch={config.classes_per_batch}, but a triplet needs a negative: "
+                "set it to 2 or more."
+            )
+    if config.head_sampling == "pk" and config.head_batch_size % max(config.images_per_class, 1):
+        raise UserError(
+            f"--head_sampling=pk needs --head_batch_size={config.head_batch_size} to be a multiple "
+            f"of --images_per_class={config.images_per_class}."
+        )
+    if config.head_only_steps and not (config.has_head_stream and config.has_whole_stream):
+        raise UserError("--head_only_steps delays the whole stream, so it needs both streams.")
+    if config.head_only_steps >= config.steps and config.head_only_steps:
+        raise UserError(
+            f"--head_only_steps={config.head_only_steps} leaves no step for the whole stream: set "
+            f"it below --steps={config.steps}."
+        )
+    if not 0 <= config.class_power <= 1:
+        raise UserError(f"--class_power={config.class_power}: expected 0 to 1.")
+    if config.classification_loss == "ldam" and not config.cosine_head:
+        raise UserError("--classification_loss=ldam is defined on cosines: add --cosine_head.")
+
+
+def _check_network(config: Config) -> None:
+    _at_least(2, config, "embedding_dim")
+    if config.image_size is not None:
+        _at_least(8, config, "image_size")
+    if config.width is not None:
+        _at_least(1, config, "width")
+        if config.backbone not in ("auto", *CIFAR_BACKBONES):
+            raise UserError(
+                f"--width={config.width} is for {', '.join(CIFAR_BACKBONES)}, not for --backbone="
+                f"{config.backbone}: leave it out."
+            )
+    if config.weights == "imagenet" and config.backbone in ("auto", *CIFAR_BACKBONES):
+        names = [name for name in BACKBONES if name not in CIFAR_BACKBONES]
+        raise UserError(
+            f"--weights=imagenet needs a backbone that has such weights: set --backbone to one of "
+            f"{', '.join(names)}."
+        )
+
+
+def _at_least(least: int, config: Config, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value < least:
+            raise UserError(f"--{name}={value}: expected {least} or more.")
