@@ -108,15 +108,25 @@ class Validation(StepCallback):
 class Checkpointing(StepCallback):
     """Saves when due, and at SIGTERM or Ctrl-C, after which training stops.
 
+    Args:
+      agree: (step, whether this process was asked to stop) -> whether to stop at this step.
+        Processes that train together must all save and stop at the same step.
+
     Attributes:
       interrupted_at: the step at which a signal stopped the training, or None.
     """
 
     def __init__(
-        self, *, start_step: int, steps: int, every: int, checkpoints: Checkpoints
+        self,
+        *,
+        start_step: int,
+        steps: int,
+        every: int,
+        checkpoints: Checkpoints,
+        agree: Callable[[int, bool], bool] = lambda step, asked: asked,
     ) -> None:
         super().__init__(start_step=start_step, steps=steps)
-        self._every, self._checkpoints = every, checkpoints
+        self._every, self._checkpoints, self._agree = every, checkpoints, agree
         self._asked_to_stop = False
         self._handlers: dict[int, Any] = {}
         self.interrupted_at: Optional[int] = None
@@ -135,9 +145,10 @@ class Checkpointing(StepCallback):
 
     def after_step(self, step: int) -> None:
         """Saves when due or asked to stop."""
-        if self._asked_to_stop or self.is_due(step, self._every):
+        stop = self._agree(step, self._asked_to_stop)
+        if stop or self.is_due(step, self._every):
             self._checkpoints.save()
-        if self._asked_to_stop and step < self.steps:
+        if stop and step < self.steps:
             self.interrupted_at = step
             self.model.stop_training = True
 

@@ -6,6 +6,7 @@ Samplers and augmentation are pure functions of (seed, step), so the step is all
 from __future__ import annotations
 
 import pathlib
+from typing import Optional
 
 import tensorflow as tf
 
@@ -33,8 +34,11 @@ class Checkpoints:
         """Saves the present step."""
         self._manager.save(checkpoint_number=self.step)
 
-    def restore(self) -> int:
+    def restore(self, folder: Optional[pathlib.Path] = None) -> int:
         """Restores the newest checkpoint.
+
+        Args:
+          folder: where it is, if not in the folder that `save` writes to.
 
         Returns:
           The step it was saved at; 0, restoring nothing, where there is none.
@@ -42,14 +46,15 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is of another network, or damaged.
         """
-        if self._manager.latest_checkpoint is None:
+        newest = tf.train.latest_checkpoint(str(folder or self._manager.directory))
+        if newest is None:
             return 0
         try:
-            status = self._manager.checkpoint.restore(self._manager.latest_checkpoint)
+            status = self._manager.checkpoint.restore(newest)
             status.assert_existing_objects_matched()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise UserError(
-                f"{self._manager.latest_checkpoint} does not fit this network or is damaged: "
+                f"{newest} does not fit this network or is damaged: "
                 "resume with the settings in config.flags, or start a new run."
             ) from error
         return self.step

@@ -155,6 +155,12 @@ class Config:
     precision: str = setting(
         "float32", "Arithmetic of the backbone.", choices=("float32", "bfloat16")
     )
+    replicas: str = setting(
+        "one",
+        "Copies of the network that share each batch: one; one for each device (GPU) of this "
+        "machine; or one for each device of the workers (processes, machines) in TF_CONFIG.",
+        choices=("one", "devices", "workers"),
+    )
     mine: str = setting(
         "global",
         "Under several replicas, where the metric loss finds its pairs: in the batches "

@@ -143,7 +143,9 @@ def _columns(labels: np.ndarray) -> int:
 def _tile(pixels: np.ndarray, side: int) -> Image.Image:
     image = Image.fromarray(pixels)
     crisp = side % image.width == 0  # a whole factor: show the pixels as they are
-    return image.resize((side, side), Image.NEAREST if crisp else Image.LANCZOS)
+    return image.resize(
+        (side, side), Image.Resampling.NEAREST if crisp else Image.Resampling.LANCZOS
+    )
 
 
 def _shortened(name: str, width: int) -> str:

@@ -62,7 +62,8 @@ def run(config: EnrollConfig) -> EnrollResult:
     trained = load_run(config.run_dir)
     names = list(trained.class_names)
     class_id = _class_id(names, name, change=change, to=config.to)
-    recognizer, record = trained.recognizer, {"change": change, "class": name}
+    recognizer = trained.recognizer
+    record: dict[str, Any] = {"change": change, "class": name}
     new_ids = enrollment.moved_ids(len(names), class_id if change == "remove" else -1)
     if change in ("add", "replace"):
         embeddings, digests = enroll_run.embed_files(trained, config.images)

@@ -44,13 +44,13 @@ def replace_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray)
 def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
     """Returns the recognizer without class `class_id`; the ids above it move down by one."""
     keep = recognizer.prototype_classes != class_id
-    linear = {}
+    linear: dict[str, Any] = {}
     if recognizer.linear_kernel is not None and recognizer.linear_bias is not None:
         linear = {
             "linear_kernel": np.delete(recognizer.linear_kernel, class_id, axis=1),
             "linear_bias": np.delete(recognizer.linear_bias, class_id),
         }
-    gallery = {}
+    gallery: dict[str, Any] = {}
     if recognizer.gallery is not None and recognizer.gallery_labels is not None:
         rows = recognizer.gallery_labels != class_id
         gallery = {
@@ -161,7 +161,7 @@ def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -
     counts = np.append(recognizer.class_counts, 0)[: max(class_id + 1, recognizer.num_classes)]
     counts[class_id] = len(embeddings)
     biases = _taken(recognizer.prototype_bias, keep)
-    gallery = {}
+    gallery: dict[str, Any] = {}
     if recognizer.gallery is not None and recognizer.gallery_labels is not None:
         rows = recognizer.gallery_labels != class_id
         labels = np.full(len(embeddings), class_id, recognizer.gallery_labels.dtype)
@@ -198,7 +198,7 @@ def _prototype(recognizer: Recognizer, embeddings: np.ndarray) -> tuple[np.ndarr
 
 
 def _moved_down(ids: np.ndarray, removed: int) -> np.ndarray:
-    return (ids - (ids > removed)).astype(ids.dtype)
+    return np.where(ids > removed, ids - 1, ids).astype(ids.dtype)
 
 
 def _taken(array: np.ndarray | None, keep: np.ndarray) -> np.ndarray | None:

@@ -94,7 +94,7 @@ def run(config: ExportConfig) -> ExportResult:
     export_dir = pathlib.Path(config.export_dir or trained.folder.export)
     threshold = choose_threshold(config, trained.recognizer.threshold)
     test = index.test or index.val or index.train
-    model = {
+    model: dict[str, Any] = {
         "model": trained.model,
         "recognizer": trained.recognizer,
         "class_names": list(trained.class_names),

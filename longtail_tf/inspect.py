@@ -3,10 +3,12 @@
     python -m longtail_tf.inspect --data=digits_lt
     python -m longtail_tf.inspect --data=folder:photos --png=tail.png
     python -m longtail_tf.inspect --data=csv:photos.csv --json > tail.json
+    python -m longtail_tf.inspect --data=folder:photos --check --quarantine=bad.txt
+    python -m longtail_tf.inspect --data=folder:photos --show_batch=batch.png
 
-Reads labels only, no pixels. Prints the count curve, shot bands, what the two batch streams would
-do (steps for one pass, repeats), head sets by each rule with their share of the images and the
-bytes of their classifier, and a head setting to start from.
+Reads labels only, no pixels, unless asked to check or show images. Prints the count curve, shot
+bands, what the two batch streams would do (steps for one pass, repeats), head sets by each rule
+with their share of the images and the bytes of their classifier, and a head setting to start from.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ import sys
 from typing import Any, Optional
 
 from longtail_tf import cli
+from longtail_tf.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
+from longtail_tf.config import Config, resolve
 from longtail_tf.count_curve import count_curve_png
 from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
+from longtail_tf.head_set import select_head
 from longtail_tf.run_folder import provenance, write_atomically
 from longtail_tf.settings import setting
 from longtail_tf.tail_report import tail_facts
@@ -32,26 +37,67 @@ class InspectConfig:
     """Settings of `python -m longtail_tf.inspect`; those of training have the same names."""
 
     data: str = setting(
-        "", "Data set: folder:PATH, csv:PATH, npz:PATH, tfrecord:GLOB, tfds:NAME or a built-in "
+        "",
+        "Data set: folder:PATH, csv:PATH, npz:PATH, tfrecord:GLOB, tfds:NAME or a built-in "
         "(digits_lt, fashion_mnist_lt, cifar10_lt, cifar100_lt), options as ?name=value&...",
-    )  # fmt: skip
+    )
     exclude: str = setting("", "File that lists images to leave out, one path or row a line.")
     val_per_class: int = setting(
-        20, "Where the set has no validation split, at most this many training images of each "
-        "class are carved out for it; 0 carves none.", unit="images")  # fmt: skip
+        20,
+        "Where the set has no validation split, at most this many training images of each "
+        "class are carved out for it; 0 carves none.",
+        unit="images",
+    )
     split_seed: int = setting(0, "Seed of the splits we cut ourselves.")
     classes_per_batch: Optional[int] = setting(
-        None, "P: classes in a whole batch; unset: 16, or every class of a smaller set.",
-        unit="classes")  # fmt: skip
+        None,
+        "P: classes in a whole batch; unset: 16, or every class of a smaller set.",
+        unit="classes",
+    )
     images_per_class: int = setting(4, "K: images of each class in a whole batch.", unit="images")
     head_batch_size: int = setting(64, "Images in a head batch.", unit="images")
     embedding_dim: int = setting(128, "Length of an embedding.", unit="numbers")
     png: str = setting("", "Draw the count curve and the head settings into this file.")
     json: bool = setting(False, "Print JSON instead of text.")
+    check: bool = setting(
+        False,
+        "Instead, read every image and report what ruins training: unreadable or odd files, "
+        "duplicates, mixed-up labels.",
+    )
+    check_csv: str = setting("", "With --check, also write one line a finding into this CSV file.")
+    quarantine: str = setting(
+        "", "With --check, write the images to leave out into this file, for --exclude."
+    )
+    show_batch: str = setting(
+        "", "Also draw what each stream sees, as NAME_head.png and NAME_whole.png for NAME.png."
+    )
+    head_ratio: float = setting(0.2, "Head classes of --show_batch, a share of all.", unit="0..1")
+    image_size: int = setting(
+        0,
+        "Side of the images of --show_batch; 0: the size of array data, 128 for files.",
+        unit="px",
+    )
+    head_augment: str = setting(
+        "auto",
+        "Augmentation of the head stream in --show_batch.",
+        choices=("auto", *AUGMENTATIONS, *MIXING_AUGMENTATIONS),
+    )
+    whole_augment: str = setting(
+        "auto",
+        "Augmentation of the whole stream in --show_batch.",
+        choices=("auto", *AUGMENTATIONS),
+    )
 
 
 def run(config: InspectConfig) -> dict[str, Any]:
-    """Prints the report on the data, draws it where asked, and returns its numbers."""
+    """Prints the report on the data, draws it where asked, and returns its numbers.
+
+    Raises:
+      UserError: the data set cannot be read; with --check, also when it has faults that would stop
+        or spoil a training, after the report.
+    """
+    if config.check:
+        return _check(config)
     index = load_index(
         config.data,
         val_per_class=config.val_per_class,
@@ -78,7 +124,73 @@ def run(config: InspectConfig) -> dict[str, Any]:
         print(text, end="")
         if config.png:
             print(f"\nwrote {config.png}")
+    if config.show_batch:
+        for path in _show_batch(config, index):
+            print(f"wrote {path}", file=sys.stderr)
     return facts
+
+
+def _check(config: InspectConfig) -> dict[str, Any]:
+    from longtail_tf import check_report, dataset_check
+
+    report = dataset_check.check_dataset(
+        config.data, exclude=config.exclude, progress=_show_progress
+    )
+    content = check_report.report_json(report)
+    print(json.dumps(content, indent=2) if config.json else check_report.render_text(report))
+    if config.check_csv:
+        check_report.write_csv(report, config.check_csv)
+    if config.quarantine:
+        count = check_report.write_quarantine(report, config.quarantine)
+        print(
+            f"{count:,} images listed in {config.quarantine}: train with "
+            f"--exclude={config.quarantine}",
+            file=sys.stderr,
+        )
+    elif report.num_errors:
+        raise UserError(
+            f"{config.data} has {report.num_errors:,} faults: mend them, or list the images to "
+            "leave out with --quarantine=FILE and train with --exclude=FILE."
+        )
+    return content
+
+
+def _show_progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r\x1b[K{done:,} of {total:,} images read", end=end, file=sys.stderr, flush=True)
+
+
+def _show_batch(config: InspectConfig, index: DatasetIndex) -> list[pathlib.Path]:
+    from longtail_tf.batch_preview import write_batch_preview
+
+    settings = resolve(
+        Config(
+            data=config.data,
+            run_dir="unused",
+            head_ratio=config.head_ratio,
+            image_size=config.image_size or None,
+            head_batch_size=config.head_batch_size,
+            classes_per_batch=config.classes_per_batch,
+            images_per_class=config.images_per_class,
+            head_augment=config.head_augment,
+            whole_augment=config.whole_augment,
+        ),
+        num_classes=index.num_classes,
+        image_shape=index.image_shape,
+        flip_is_valid=index.flip_is_valid,
+    )
+    return write_batch_preview(
+        index,
+        config.show_batch,
+        num_head=len(select_head(index.class_counts, ratio=config.head_ratio)),
+        image_size=settings.image_size or 0,
+        head_batch_size=config.head_batch_size,
+        classes_per_batch=settings.classes_per_batch or 0,
+        images_per_class=config.images_per_class,
+        head_augment=settings.head_augment,
+        whole_augment=settings.whole_augment,
+    )
 
 
 def _split_sizes(index: DatasetIndex) -> dict[str, int | None]:

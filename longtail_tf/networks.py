@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from longtail_tf import quiet_imports
 from longtail_tf.backbone_names import CIFAR_BACKBONES
+from longtail_tf.distribution import batch_norm
 from longtail_tf.errors import UserError
 
 layers = tf.keras.layers
@@ -165,7 +166,7 @@ def _conv_norm(x: tf.Tensor, filters: int, size: int, stride: int, name: str) ->
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+    return batch_norm(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
 
 
 def _keras_cv_backbone(name: str, shape: tuple[int, int, int], weights: str) -> tf.keras.Model:

@@ -35,6 +35,7 @@ FREE_ON_RESUME = (
     "inference_rule",
     "k_top",
     "threads",
+    "replicas",
 )
 
 

@@ -188,7 +188,7 @@ def read_image(source: str | os.PathLike | bytes, image_size: int, channels: int
             shortest = min(image.size)
             for scale in JPEG_SCALES if image.format == "JPEG" else ():
                 if shortest >= scale * image_size:
-                    image.draft(mode, [side // scale for side in image.size])
+                    image.draft(mode, (image.width // scale, image.height // scale))
                     break
             pixels = image.convert(mode)
     except FileNotFoundError:

@@ -118,12 +118,17 @@ def inference_copy(model: TwoStreamModel, config: Config, *, channels: int) -> T
     """A float32 network with the weights of `model` and none of its training state."""
     num_head = 0 if model.head is None else int(model.head.kernel.shape[-1])
     copy = build_model(config, channels=channels, num_head=num_head, precision="float32")
-    for name in ("embedder", "neck", "head"):
-        part = getattr(model, name)
-        if part is not None:
-            getattr(copy, name).set_weights(part.get_weights())
-    copy.step.assign(model.step)
+    copy_weights(model, copy)
     return copy
+
+
+def copy_weights(source: TwoStreamModel, target: TwoStreamModel) -> None:
+    """Gives `target`, a network of the same shapes, the weights and the step of `source`."""
+    for name in ("embedder", "neck", "head"):
+        part = getattr(source, name)
+        if part is not None:
+            getattr(target, name).set_weights(part.get_weights())
+    target.step.assign(source.step)
 
 
 def save_run(folder: RunFolder, model: TwoStreamModel, recognizer: Recognizer) -> TrainedRun:

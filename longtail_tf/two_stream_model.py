@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from longtail_tf import losses
 from longtail_tf.cosine_head import CosineHead, unit_vectors
-from longtail_tf.distribution import all_replicas
+from longtail_tf.distribution import all_replicas, batch_norm
 from longtail_tf.errors import UserError
 
 layers = tf.keras.layers
@@ -66,7 +66,7 @@ class TwoStreamModel(tf.keras.Model):
         self.embedding_dim = int(embedder.output_shape[-1])
         # No shift: prototypes compare angles about the origin (Luo 2019, section 3.5).
         self.neck = (
-            layers.BatchNormalization(center=False, momentum=0.9, epsilon=1e-5, name="neck")
+            batch_norm(center=False, momentum=0.9, epsilon=1e-5, name="neck")
             if neck
             else None
         )
@@ -78,7 +78,12 @@ class TwoStreamModel(tf.keras.Model):
                 else layers.Dense(num_head_classes, use_bias=False, name="head")
             )
         self.step = self.add_weight(
-            name="step", shape=(), dtype="int64", initializer="zeros", trainable=False
+            name="step",
+            shape=(),
+            dtype="int64",
+            initializer="zeros",
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,  # every replica counts alike
         )
         # Traced once for every batch size, or each evaluation would trace anew.
         self.embed_images = tf.function(

@@ -126,7 +126,7 @@ def test_a_bad_image_is_replaced_from_its_class(fault):
 
 def test_the_replacement_does_not_depend_on_what_was_read_before():
     labels = [0] * 8 + [1] * 8
-    store = {"bad": [1, 2, 3]}
+    store = {"bad": [1, 2, 3, 5, 12]}
     fresh = reader_of(Files(16, **store), labels, max_bad_share=1.0)
     used = reader_of(Files(16, **store), labels, max_bad_share=1.0, cache_bytes=0)
     for step in range(10):

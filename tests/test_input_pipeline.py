@@ -178,9 +178,9 @@ def test_bad_images_are_replaced_and_their_rows_told():
 
 def test_a_stop_over_bad_images_reaches_the_user_in_one_sentence():
     dataset = streams(split_of("files", range(0, N, 2)))
-    with pytest.raises(UserError, match=r"of 30 training images cannot be read") as error:
-        with plain_errors():
-            take(dataset, 20)
+    told = r"of 30 training images cannot be read"
+    with pytest.raises(UserError, match=told) as error, plain_errors():
+        take(dataset, 20)
     assert "\n" not in str(error.value)
 
 
@@ -218,9 +218,9 @@ def test_a_bad_image_in_evaluation_is_named():
     dataset = evaluation_batches(
         split_of("files", (17,)), image_size=SIZE, channels=3, batch_size=8
     )
-    with pytest.raises(UserError, match=r"^photos/17.png is not a readable image .*--exclude\.$"):
-        with plain_errors():
-            list(dataset)
+    told = r"^photos/17.png is not a readable image .*--exclude\.$"
+    with pytest.raises(UserError, match=told), plain_errors():
+        list(dataset)
 
 
 def test_impossible_settings_are_refused():
@@ -248,7 +248,7 @@ print("done")
 
 @pytest.mark.slow
 def test_one_thread_is_enough():
-    """Decoding calls TensorFlow from a dataset's thread: with one thread it must not wait for ever."""
+    """Decoding calls TensorFlow from a dataset's thread: one thread must not wait for itself."""
     result = subprocess.run(
         [sys.executable, "-c", ONE_THREAD], cwd=__file__.rsplit("/", 1)[0], timeout=120,
         capture_output=True, text=True, check=False,

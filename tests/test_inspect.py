@@ -100,3 +100,45 @@ def test_real_tails(real_data, capsys):
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) < 80
     assert facts["recommended_head"]["class_share"] <= 0.5
+
+
+def test_show_batch_draws_both_streams(tmp_path, capsys):
+    from PIL import Image
+
+    inspect.run(
+        inspect.InspectConfig(data="digits_lt", show_batch=str(tmp_path / "seen.png"), json=True)
+    )
+    for stream in ("head", "whole"):
+        with Image.open(tmp_path / f"seen_{stream}.png") as picture:
+            assert picture.width > 300
+    assert "seen_head.png" in capsys.readouterr().err
+
+
+def bad_folder(tmp_path):
+    from tests import fakes
+
+    spec = fakes.write_folder(tmp_path / "bars")
+    broken = next((tmp_path / "bars" / "train" / "bar 0").iterdir())
+    broken.write_bytes(broken.read_bytes()[:40])
+    return spec, broken
+
+
+def test_check_reports_faults_and_exits_2(tmp_path, capsys):
+    spec, broken = bad_folder(tmp_path)
+    with pytest.raises(UserError, match="has 1 faults: mend them, or list the images"):
+        inspect.run(inspect.InspectConfig(data=spec, check=True))
+    assert broken.name in capsys.readouterr().out
+
+
+def test_quarantine_lists_what_exclude_leaves_out(tmp_path, capsys):
+    spec, broken = bad_folder(tmp_path)
+    bad, table = tmp_path / "bad.txt", tmp_path / "found.csv"
+    inspect.run(
+        inspect.InspectConfig(
+            data=spec, check=True, quarantine=str(bad), check_csv=str(table), json=True
+        )
+    )
+    assert broken.name in bad.read_text() and broken.name in table.read_text()
+    assert json.loads(capsys.readouterr().out)["num_errors"] == 1
+    inspect.run(inspect.InspectConfig(data=spec, check=True, exclude=str(bad)))
+    assert "Nothing found" in capsys.readouterr().out

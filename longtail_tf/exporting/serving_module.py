@@ -76,7 +76,7 @@ class ServingModule(tf.Module):
             default_value=UNKNOWN_LABEL,
         )  # fmt: skip
 
-    def signatures(self) -> dict[str, Callable]:
+    def signatures(self) -> dict[str, Any]:
         """Concrete functions by signature key."""
         pixels = tf.TensorSpec([None, None, None, self.channels], tf.uint8, "images")
         strings = tf.TensorSpec([None], tf.string, "image_bytes")
@@ -188,7 +188,7 @@ def labels_text(class_names: Sequence[str]) -> str:
     return "".join(f"{name}\n" for name in class_names)
 
 
-def _traced(function: Callable, spec: tf.TensorSpec) -> Callable:
+def _traced(function: Callable, spec: tf.TensorSpec) -> Any:
     return tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
 
 

@@ -1,40 +1,66 @@
-"""Losses: metric losses in O(B^2) memory, and classification losses for long tails."""
+"""Losses: metric losses in O(B^2) memory, and classification losses for long tails.
+
+Names are loaded when first used: settings import `longtail_tf.losses.names`, and that must not
+bring TensorFlow with it.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from longtail_tf.losses.triplet import triplet_hard_loss, triplet_semihard_loss
+if TYPE_CHECKING:
+    from longtail_tf.losses.chunked import chunked_cross_entropy
+    from longtail_tf.losses.classification import classification_loss
+    from longtail_tf.losses.contrastive import multi_similarity_loss, supcon_loss
+    from longtail_tf.losses.loss_classes import TripletHardLoss, TripletSemiHardLoss
+    from longtail_tf.losses.metric_losses import metric_loss
+    from longtail_tf.losses.partial import partial_cross_entropy
+    from longtail_tf.losses.prototype_losses import ema_prototypes, prototype_loss
+    from longtail_tf.losses.statistics import triplet_statistics
+    from longtail_tf.losses.triplet import triplet_hard_loss, triplet_semihard_loss
+
+__all__ = [
+    "TripletHardLoss",
+    "TripletSemiHardLoss",
+    "chunked_cross_entropy",
+    "classification_loss",
+    "ema_prototypes",
+    "metric_loss",
+    "multi_similarity_loss",
+    "partial_cross_entropy",
+    "prototype_loss",
+    "supcon_loss",
+    "triplet_hard_loss",
+    "triplet_semihard_loss",
+    "triplet_statistics",
+]
+
+# No module here may bear the name of something it exports: importing it would hide the function.
+_HOMES = {
+    "TripletHardLoss": "loss_classes",
+    "TripletSemiHardLoss": "loss_classes",
+    "chunked_cross_entropy": "chunked",
+    "classification_loss": "classification",
+    "ema_prototypes": "prototype_losses",
+    "metric_loss": "metric_losses",
+    "multi_similarity_loss": "contrastive",
+    "partial_cross_entropy": "partial",
+    "prototype_loss": "prototype_losses",
+    "supcon_loss": "contrastive",
+    "triplet_hard_loss": "triplet",
+    "triplet_semihard_loss": "triplet",
+    "triplet_statistics": "statistics",
+}
 
 
-def metric_loss(name: str, *, margin: float, distance_metric: str, images_per_class=None, temperature=0.1) -> Callable:
-    import functools
-    base = {"triplet_semihard": triplet_semihard_loss, "triplet_hard": triplet_hard_loss,
-            "triplet_hard_soft": functools.partial(triplet_hard_loss, soft=True)}[name]
-    extra = {"images_per_class": images_per_class} if name == "triplet_semihard" else {}
-    return lambda labels, embeddings, rows: base(labels, embeddings, margin=margin, distance_metric=distance_metric, source_rows=rows, **extra)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # found directly from now on
+    return value
 
 
-def classification_loss(name: str, *, class_counts: Any, label_smoothing: float = 0.0) -> Callable:
-    import tensorflow as tf
-
-    def cross_entropy(labels, logits):
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
-
-    return {"cross_entropy": cross_entropy}[name]
-
-
-def triplet_statistics(labels, embeddings, *, margin, distance_metric):
-    import tensorflow as tf
-
-    squared = tf.reduce_sum(tf.square(embeddings), -1)
-    d = tf.sqrt(tf.maximum(squared[:, None] + squared[None] - 2 * tf.matmul(embeddings, embeddings, transpose_b=True), 1e-12))
-    same = tf.cast(labels[:, None] == labels[None], tf.float32)
-    other = 1 - same
-    same = same - tf.eye(tf.shape(labels)[0])
-    positive = tf.math.divide_no_nan(tf.reduce_sum(d * same), tf.reduce_sum(same))
-    negative = tf.math.divide_no_nan(tf.reduce_sum(d * other), tf.reduce_sum(other))
-    hardest = tf.reduce_max(d * same, 1)
-    nearest = tf.reduce_min(d + 1e9 * (1 - other), 1)
-    active = tf.reduce_mean(tf.cast(hardest + margin > nearest, tf.float32))
-    return {"active_share": active, "positive_distance": positive, "negative_distance": negative}
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

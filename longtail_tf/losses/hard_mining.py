@@ -81,4 +81,3 @@ def mine(
     )
     sloped = weights * pairwise.slope(between, distance_metric, parts.dots)
     return Mined(tf.reduce_sum(losses), sloped)
-

@@ -25,6 +25,9 @@ CLASSIFICATION_LOSSES = (
     "ldam",
 )
 
+# Of the classification losses, those for which evenly smoothed labels make sense.
+SMOOTHABLE_LOSSES = ("cross_entropy", "class_balanced")
+
 
 def check_name(name: object, choices: tuple, setting: str) -> str:
     """Returns `name` if it is one of `choices`.

@@ -145,14 +145,14 @@ def listed_point_gradient(
     size = tf.shape(points)[0]
     pulled = tf.zeros_like(points)
     # One list place at a time: [B, L, D] would be the largest tensor of the whole loss.
-    for there, weight in zip(tf.unstack(slots, axis=1), tf.unstack(sloped[..., tf.newaxis], axis=1)):
+    for there, weight in zip(
+        tf.unstack(slots, axis=1), tf.unstack(sloped[..., tf.newaxis], axis=1)
+    ):
         pulled += tf.gather(points, there) * weight
         pulled += tf.math.unsorted_segment_sum(points * weight, there, size)
     if distance_metric == "angular":
         return -pulled
-    received = tf.math.unsorted_segment_sum(
-        tf.reshape(sloped, [-1]), tf.reshape(slots, [-1]), size
-    )
+    received = tf.math.unsorted_segment_sum(tf.reshape(sloped, [-1]), tf.reshape(slots, [-1]), size)
     total = tf.reduce_sum(sloped, axis=1) + received
     return 2.0 * (total[:, tf.newaxis] * points - pulled)
 
@@ -180,6 +180,4 @@ def row_min(bits: tf.Tensor, distance_metric: str) -> tf.Tensor:
 
 def count(condition: tf.Tensor) -> tf.Tensor:
     """True entries of each row, float32 [R, 1]."""
-    return tf.cast(
-        tf.reduce_sum(tf.cast(condition, tf.int32), axis=1, keepdims=True), tf.float32
-    )
+    return tf.cast(tf.reduce_sum(tf.cast(condition, tf.int32), axis=1, keepdims=True), tf.float32)

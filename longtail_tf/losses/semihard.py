@@ -7,7 +7,7 @@ from typing import Callable, Optional
 
 import tensorflow as tf
 
-from longtail_tf.losses import pairwise, semihard_mining
+from longtail_tf.losses import pairwise, semihard_list, semihard_matrix
 
 _SMALL_BATCH = 256  # slots; up to here one pass over the matrix is cheaper than lists
 _BLOCK_ROWS = 128  # a block of distances stays in the second-level cache
@@ -31,18 +31,14 @@ def loss_function(
 # Kept for each choice of static settings, so that training steps never retrace; one trace serves
 # all small batches, while a large size has a function of its own.
 @functools.lru_cache(maxsize=64)
-def _traced(
-    distance_metric: str, images_per_class: Optional[int], size: Optional[int]
-) -> Callable:
+def _traced(distance_metric: str, images_per_class: Optional[int], size: Optional[int]) -> Callable:
     # Mining is compiled on its own: its passes over the distances fuse into a few loops. The matrix
     # products stay outside, where their rounding is that of tensorflow-addons.
     classes_of = _compiled(pairwise.classes_of)
-    mine = _compiled(functools.partial(semihard_mining.mine, distance_metric=distance_metric))
+    mine = _compiled(functools.partial(semihard_matrix.mine, distance_metric=distance_metric))
     miners = {
         most: _compiled(
-            functools.partial(
-                semihard_mining.mine_list, distance_metric=distance_metric, positives=most
-            )
+            functools.partial(semihard_list.mine, distance_metric=distance_metric, positives=most)
         )
         for most in ((images_per_class - 1,) if images_per_class else _LISTED_POSITIVES)
     }
@@ -60,7 +56,7 @@ def _traced(
         *options: tf.Tensor,
     ) -> tuple:
         blocks = pairwise.row_blocks(pairwise.products(points), _BLOCK_ROWS)
-        mined = semihard_mining.join([miners[most](block, classes, *options) for block in blocks])
+        mined = semihard_list.join([miners[most](block, classes, *options) for block in blocks])
 
         def exact() -> tuple:
             listed = functools.partial(

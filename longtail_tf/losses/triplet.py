@@ -125,7 +125,8 @@ def checked_batch(labels: Any, embeddings: Any, source_rows: Any) -> tuple:
         )
     if not points.shape[:1].is_compatible_with(labels.shape):
         raise UserError(
-            f"{labels.shape[0]} labels came with {points.shape[0]} embeddings: give one label a row."
+            f"{labels.shape[0]} labels came with {points.shape[0]} embeddings: give one label for "
+            "each row."
         )
     if source_rows is not None:
         source_rows = tf.reshape(tf.convert_to_tensor(source_rows), [-1])

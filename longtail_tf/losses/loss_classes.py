@@ -1,0 +1,161 @@
+"""The triplet losses as Keras losses, to put where tensorflow-addons' were."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import tensorflow as tf
+
+from longtail_tf.errors import UserError
+from longtail_tf.losses.triplet import check_settings, triplet_hard_loss, triplet_semihard_loss
+
+_register = tf.keras.utils.register_keras_serializable(package="longtail_tf")
+
+
+@_register
+class TripletSemiHardLoss(tf.keras.losses.Loss):
+    """Triplet loss with semi-hard negatives; a drop-in for tensorflow-addons' class.
+
+    The value is a mean over the pairs of the batch given, not a loss for each image, so there is
+    nothing left to reduce. Under tf.distribute that is a replica's own mean: divide it by the
+    number of replicas (`fit` does), or gather the embeddings first.
+
+    Args:
+      margin: at least 0. The default is tensorflow-addons' and wide for unit-length embeddings,
+        for which 0.1 to 0.5 is usual.
+      distance_metric: "L2", "squared-L2" or "angular".
+      name: name of the loss in logs.
+      images_per_class: K of a PK batch, if known; only makes it faster.
+
+    Raises:
+      UserError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        distance_metric: str = "L2",
+        name: str = "triplet_semihard_loss",
+        *,
+        images_per_class: Optional[int] = None,
+    ) -> None:
+        check_settings(margin, distance_metric, images_per_class)
+        super().__init__(name=name)
+        self.margin = margin
+        self.distance_metric = distance_metric
+        self.images_per_class = images_per_class
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, source_rows: Any = None, sample_weight: Any = None
+    ) -> tf.Tensor:
+        """Loss of a batch.
+
+        Args:
+          y_true: class of each slot, int [B] or [B, 1].
+          y_pred: embeddings, float [B, D].
+          source_rows: int [B], the image each slot came from, or None if they all differ.
+          sample_weight: must be None; Keras passes it.
+
+        Returns:
+          Scalar of the dtype of `y_pred`; 0 where there is no positive pair.
+
+        Raises:
+          UserError: weights were given, or the shapes do not fit.
+        """
+        _refuse_weights(source_rows, sample_weight)
+        return triplet_semihard_loss(
+            y_true,
+            y_pred,
+            margin=self.margin,
+            distance_metric=self.distance_metric,
+            source_rows=source_rows,
+            images_per_class=self.images_per_class,
+        )
+
+    def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
+        """The same without source rows, under the name that Keras asks for."""
+        return self(y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that rebuild the loss."""
+        return {
+            "margin": self.margin,
+            "distance_metric": self.distance_metric,
+            "name": self.name,
+            "images_per_class": self.images_per_class,
+        }
+
+
+@_register
+class TripletHardLoss(tf.keras.losses.Loss):
+    """Batch-hard triplet loss; a drop-in for tensorflow-addons' class.
+
+    As in `TripletSemiHardLoss`, the value is a mean already, here over the anchors.
+
+    Args:
+      margin: at least 0. The default is tensorflow-addons' and wide for unit-length embeddings,
+        for which 0.1 to 0.5 is usual. Not used if `soft`.
+      soft: log(1 + exp(positive - negative)) in place of the hinge.
+      distance_metric: "L2", "squared-L2" or "angular".
+      name: name of the loss in logs.
+
+    Raises:
+      UserError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        soft: bool = False,
+        distance_metric: str = "L2",
+        name: str = "triplet_hard_loss",
+    ) -> None:
+        check_settings(margin, distance_metric, None)
+        if not isinstance(soft, bool):
+            raise UserError(
+                f"soft={soft!r} was given: give True for the soft margin or False for the hinge."
+            )
+        super().__init__(name=name)
+        self.margin = margin
+        self.soft = soft
+        self.distance_metric = distance_metric
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, source_rows: Any = None, sample_weight: Any = None
+    ) -> tf.Tensor:
+        """Loss of a batch; see `TripletSemiHardLoss.__call__`. 0 for an empty batch."""
+        _refuse_weights(source_rows, sample_weight)
+        return triplet_hard_loss(
+            y_true,
+            y_pred,
+            margin=self.margin,
+            soft=self.soft,
+            distance_metric=self.distance_metric,
+            source_rows=source_rows,
+        )
+
+    def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
+        """The same without source rows, under the name that Keras asks for."""
+        return self(y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that rebuild the loss."""
+        return {
+            "margin": self.margin,
+            "soft": self.soft,
+            "distance_metric": self.distance_metric,
+            "name": self.name,
+        }
+
+
+def _refuse_weights(source_rows: Any, sample_weight: Any) -> None:
+    # Keras 2 passes sample weights by name, Keras 3 in the third place, where source rows stand.
+    if sample_weight is None and source_rows is not None:
+        if not tf.convert_to_tensor(source_rows).dtype.is_floating:
+            return
+        sample_weight = source_rows
+    if sample_weight is not None:
+        raise UserError(
+            "sample weights came to a triplet loss, which has none, as a triplet joins three "
+            "images: leave out sample_weight and class_weight; source_rows must be integers."
+        )

@@ -1,0 +1,80 @@
+"""The metric loss of a setting, as one function of labels, embeddings and source rows."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Optional
+
+import tensorflow as tf
+
+from longtail_tf.errors import UserError
+from longtail_tf.losses import tfa_losses
+from longtail_tf.losses.contrastive import multi_similarity_loss, supcon_loss
+from longtail_tf.losses.names import METRIC_LOSSES, check_name, check_number
+from longtail_tf.losses.triplet import check_settings, triplet_hard_loss, triplet_semihard_loss
+
+
+def metric_loss(
+    name: str,
+    *,
+    margin: float,
+    distance_metric: str,
+    images_per_class: Optional[int] = None,
+    temperature: float = 0.1,
+) -> Callable[..., tf.Tensor]:
+    """Returns a metric loss with its settings filled in.
+
+    All hold [B, B] temporaries only, except tfa_lifted_struct (O(B^3)). Slots of one image are
+    masked in all but tfa_npairs and tfa_lifted_struct, which tensorflow-addons wrote without.
+
+    Args:
+      name: one of METRIC_LOSSES.
+      margin: of the triplet losses (not the soft one), tfa_lifted_struct and tfa_contrastive; at
+        least 0, in units of the distance.
+      distance_metric: "L2", "squared-L2" or "angular": of the triplet losses and tfa_contrastive.
+        The others fix theirs: cosines, or L2 in tfa_lifted_struct, which takes no other.
+      images_per_class: K of a PK batch, if known: a hint that only makes triplet_semihard faster.
+      temperature: divides the cosines in supcon and tfa_npairs; above 0.
+
+    Returns:
+      Function (labels int [B], embeddings float [B, D], source_rows int [B] or None) -> float32
+      scalar, computed in float32 from embeddings of any precision.
+
+    Raises:
+      UserError: an unknown name, or a setting out of range.
+    """
+    check_name(name, METRIC_LOSSES, "metric_loss")
+    check_settings(margin, distance_metric, images_per_class)
+    check_number(temperature, "temperature", minimum=0.0, exclusive=True)
+    if name == "tfa_lifted_struct" and distance_metric != "L2":
+        raise UserError(
+            f"distance_metric={distance_metric!r} was given with metric_loss='tfa_lifted_struct', "
+            "which measures L2 only: choose L2, or another metric_loss."
+        )
+    hard = functools.partial(triplet_hard_loss, margin=margin, distance_metric=distance_metric)
+    make = {
+        "triplet_semihard": lambda: functools.partial(
+            triplet_semihard_loss,
+            margin=margin,
+            distance_metric=distance_metric,
+            images_per_class=images_per_class,
+        ),
+        "triplet_hard": lambda: hard,
+        "triplet_hard_soft": lambda: functools.partial(hard, soft=True),
+        "supcon": lambda: functools.partial(supcon_loss, temperature=temperature),
+        "multi_similarity": lambda: multi_similarity_loss,
+        "tfa_npairs": lambda: tfa_losses.npairs(temperature=temperature),
+        "tfa_lifted_struct": lambda: tfa_losses.lifted_struct(margin=margin),
+        "tfa_contrastive": lambda: tfa_losses.contrastive(
+            margin=margin, distance_metric=distance_metric
+        ),
+    }[name]
+    base = make()
+
+    def loss(labels: Any, embeddings: Any, source_rows: Any = None) -> tf.Tensor:
+        points = tf.convert_to_tensor(embeddings)
+        if points.dtype.is_floating:  # or the loss says what is wrong with them
+            points = tf.cast(points, tf.float32)
+        return base(labels, points, source_rows=source_rows)
+
+    return loss

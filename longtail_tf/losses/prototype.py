@@ -1,0 +1,85 @@
+"""A metric loss against one moving prototype a class, without a trained classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from longtail_tf.losses import pairwise
+from longtail_tf.losses.names import check_number
+from longtail_tf.losses.triplet import checked_batch
+
+
+def prototype_loss(
+    labels: Any,
+    embeddings: Any,
+    prototypes: Any,
+    *,
+    temperature: float = 0.1,
+    log_priors: Any = None,
+) -> tf.Tensor:
+    """Cross entropy of the cosines to the prototypes of all classes, mean over slots.
+
+    The softmax of Snell 2017, equation 2, arXiv:1703.05175, on cosines, over prototypes that move
+    by `ema_prototypes` instead of being drawn from the batch.
+
+    Args:
+      labels: class of each slot, int [B], 0 .. C - 1.
+      embeddings: [B, D], normalised here; computed in float32.
+      prototypes: [C, D], unit rows; an all-zero row is a class not seen yet: it takes part in no
+        softmax, and slots of such a class are left out of the mean. They get no gradient.
+      temperature: divides the cosines, above 0.
+      log_priors: [C] to add to the logits, for a logit-adjusted loss; None for none.
+
+    Returns:
+      Scalar float32; 0 where no slot's class has a prototype.
+
+    Raises:
+      UserError: temperature out of range or shapes that do not fit.
+    """
+    check_number(temperature, "temperature", minimum=0.0, exclusive=True)
+    labels, points, _ = checked_batch(labels, embeddings, None)
+    unit = tf.math.l2_normalize(tf.cast(points, tf.float32), axis=1)
+    prototypes = tf.stop_gradient(tf.cast(prototypes, tf.float32))
+    seen = tf.reduce_any(prototypes != 0.0, axis=1)
+    logits = tf.matmul(unit, prototypes, transpose_b=True) / temperature
+    if log_priors is not None:
+        logits += tf.cast(log_priors, tf.float32)[tf.newaxis, :]
+    logits = tf.where(seen[tf.newaxis, :], logits, -1e30)
+    counted = tf.gather(seen, labels)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    number = tf.reduce_sum(tf.cast(counted, tf.float32))
+    return tf.reduce_sum(tf.where(counted, losses, 0.0)) / tf.maximum(number, 1.0)
+
+
+def ema_prototypes(
+    prototypes: Any, labels: Any, embeddings: Any, *, momentum: float = 0.9
+) -> tf.Tensor:
+    """Prototypes after a batch: those of its classes move towards the mean of its embeddings.
+
+    Args:
+      prototypes: float32 [C, D], unit rows or zero rows for classes not seen yet.
+      labels: int [B].
+      embeddings: [B, D], normalised here.
+      momentum: share of the old prototype, 0..1; a class seen first takes the batch mean as it is.
+
+    Returns:
+      float32 [C, D], unit rows where a class has been seen, without gradient.
+
+    Raises:
+      UserError: momentum out of range or shapes that do not fit.
+    """
+    check_number(momentum, "momentum", minimum=0.0)
+    labels, points, _ = checked_batch(labels, embeddings, None)
+    prototypes = tf.convert_to_tensor(prototypes)
+    unit = tf.math.l2_normalize(tf.cast(tf.stop_gradient(points), tf.float32), axis=1)
+    classes = pairwise.classes_of(labels)
+    sums = tf.math.unsorted_segment_sum(unit, classes.ids, tf.shape(labels)[0])
+    means = tf.gather(sums, classes.ids) / tf.cast(classes.sizes, tf.float32)[:, tf.newaxis]
+    old = tf.gather(prototypes, labels)
+    unseen = tf.reduce_all(old == 0.0, axis=1, keepdims=True)
+    moved = tf.where(unseen, means, momentum * old + (1.0 - momentum) * means)
+    moved = tf.math.l2_normalize(moved, axis=1)
+    # Slots of one class all write the same row.
+    return tf.tensor_scatter_nd_update(prototypes, labels[:, tf.newaxis], moved)

@@ -1,0 +1,60 @@
+"""What a batch's triplets look like, for logs and for the collapse sentinel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from longtail_tf.losses import pairwise
+from longtail_tf.losses.pair_masks import count, pair_masks
+from longtail_tf.losses.triplet import check_settings, checked_batch
+
+
+def triplet_statistics(
+    labels: Any,
+    embeddings: Any,
+    *,
+    margin: float,
+    distance_metric: str,
+    source_rows: Any = None,
+) -> dict[str, tf.Tensor]:
+    """Measures the pairs of a batch, from one matrix of distances and without a gradient.
+
+    - `active_share`: share of the ordered positive pairs (anchor, positive) for which some negative
+      is nearer to the anchor than the positive's distance plus the margin, so that the pair's hard
+      triplet has a loss above 0. Where it is 0, every triplet loss is 0; a pair whose semi-hard
+      triplet has a loss is always active.
+    - `positive_distance`, `negative_distance`: mean distance over the ordered positive pairs and
+      over the ordered negative ones.
+
+    Args:
+      labels: class of each slot, [B].
+      embeddings: float [B, D].
+      margin: at least 0, in units of the distance.
+      distance_metric: "L2", "squared-L2" or "angular".
+      source_rows: int [B], the image each slot came from, or None if they all differ. Two slots of
+        one image are no pair.
+
+    Returns:
+      float32 scalars by name; 0 for a mean over no pair.
+
+    Raises:
+      UserError: a setting is out of range or the shapes do not fit.
+    """
+    check_settings(margin, distance_metric, None)
+    labels, points, source_rows = checked_batch(labels, embeddings, source_rows)
+    points = tf.stop_gradient(tf.cast(points, tf.float32))
+    if distance_metric == "angular":
+        points = tf.math.l2_normalize(points, axis=1)
+    distances = pairwise.distances(pairwise.products(points), distance_metric)
+    positive, negative = pair_masks(labels, source_rows)
+    nearest = tf.reduce_min(tf.where(negative, distances, float("inf")), axis=1, keepdims=True)
+    active = positive & (distances + margin > nearest)
+    positives = tf.maximum(count(positive), 1.0)
+    negatives = tf.maximum(count(negative), 1.0)
+    return {
+        "active_share": count(active) / positives,
+        "positive_distance": tf.reduce_sum(tf.where(positive, distances, 0.0)) / positives,
+        "negative_distance": tf.reduce_sum(tf.where(negative, distances, 0.0)) / negatives,
+    }
