@@ -82,7 +82,7 @@ class TrainingLog(StepCallback):
 
 
 class Validation(StepCallback):
-    """Runs `evaluate(step) -> record` when due and sends the record to the sinks."""
+    """Runs `evaluate(step)` when due and sends the record, if it gives one, to the sinks."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Validation(StepCallback):
         start_step: int,
         steps: int,
         every: int,
-        evaluate: Callable[[int], dict[str, Any]],
+        evaluate: Callable[[int], Optional[dict[str, Any]]],
         sinks: Sequence[Sink],
     ) -> None:
         super().__init__(start_step=start_step, steps=steps)
@@ -101,8 +101,9 @@ class Validation(StepCallback):
         if step == self.steps or not self.is_due(step, self._every):
             return
         record = self._evaluate(step)
-        for sink in self._sinks:
-            sink(record)
+        if record is not None:
+            for sink in self._sinks:
+                sink(record)
 
 
 class Checkpointing(StepCallback):

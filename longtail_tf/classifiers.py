@@ -19,18 +19,22 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf.embedded import Embedded, checked_embedded
 from longtail_tf.errors import UserError
-from longtail_tf.linear_refit import MAX_CELLS, fit_linear
 from longtail_tf.prototypes import class_counts, class_prototypes, fit_prototypes
-from longtail_tf.recognizer import RULES, Predictions, Recognizer
-from longtail_tf.recognizer_calibration import (
+from longtail_tf.recognition.embedded import Embedded, checked_embedded
+from longtail_tf.recognition.linear_refit import MAX_CELLS, fit_linear
+from longtail_tf.recognition.recognizer import RULES, Predictions, Recognizer
+from longtail_tf.recognition.recognizer_calibration import (
     DEFAULT_TEMPERATURE,
     calibrate,
     rule_temperature,
 )
-from longtail_tf.rule_evaluation import evaluate_rules, prediction_metrics, unknown_metrics
-from longtail_tf.rule_selection import choose_gate_weight, choose_votes
+from longtail_tf.recognition.rule_evaluation import (
+    evaluate_rules,
+    prediction_metrics,
+    unknown_metrics,
+)
+from longtail_tf.recognition.rule_selection import choose_gate_weight, choose_votes
 
 __all__ = [
     "RULES",

@@ -20,11 +20,11 @@ import time
 from typing import Any
 
 from longtail_tf import cli
-from longtail_tf.conversion import Shard, ShardWriter, plan_shards
-from longtail_tf.conversion_folder import MANIFEST, claimed_folder
+from longtail_tf.conversion.conversion import Shard, ShardWriter, plan_shards
+from longtail_tf.conversion.folder import MANIFEST, claimed_folder
+from longtail_tf.conversion.parallel_shards import write_in_processes
 from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
-from longtail_tf.parallel_shards import write_in_processes
 from longtail_tf.run_folder import write_json
 from longtail_tf.settings import setting
 

@@ -56,7 +56,8 @@ def run(config: EnrollConfig) -> EnrollResult:
       UserError: a change that cannot be made; nothing was written.
     """
     change, name = _the_change(config)
-    from longtail_tf import enroll_run, enrollment, export
+    from longtail_tf import export
+    from longtail_tf.enrolling import enroll_run, enrollment
     from longtail_tf.trained_run import load_run
 
     trained = load_run(config.run_dir)

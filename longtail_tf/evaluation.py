@@ -9,7 +9,6 @@ from typing import Any, Optional
 import numpy as np
 from absl import logging
 
-from longtail_tf import per_class
 from longtail_tf.classifiers import (
     Embedded,
     Recognizer,
@@ -20,11 +19,12 @@ from longtail_tf.classifiers import (
 from longtail_tf.config import Config
 from longtail_tf.datasets import DatasetIndex, Split
 from longtail_tf.embedding_pass import embed_split, prototype_rows
-from longtail_tf.retrieval_metrics import retrieval_metrics
+from longtail_tf.metrics import per_class
+from longtail_tf.metrics.retrieval import retrieval_metrics
+from longtail_tf.metrics.verification import tar_at_far
 from longtail_tf.run_folder import provenance, write_atomically, write_csv, write_json
 from longtail_tf.trained_run import TrainedRun
 from longtail_tf.two_stream_model import TwoStreamModel
-from longtail_tf.verification import tar_at_far
 
 # Of the validations between train steps; the last evaluation takes everything.
 QUICK_IMAGES_PER_CLASS = 20

@@ -81,7 +81,7 @@ def run(config: ExportConfig) -> ExportResult:
             f"--model_name={config.model_name} is the name of a folder beside the model: choose "
             "another."
         )
-    from longtail_tf.enroll_run import load_data
+    from longtail_tf.enrolling.enroll_run import load_data
     from longtail_tf.exporting import publish, saved_model, serving_module
     from longtail_tf.exporting.device_report import write_device_files
     from longtail_tf.exporting.sample_images import image_files, spread_rows

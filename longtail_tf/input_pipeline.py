@@ -21,6 +21,7 @@ from longtail_tf.augment import HEAD_STREAM, WHOLE_STREAM, augment, mix, parts_o
 from longtail_tf.augment_names import MIXING_AUGMENTATIONS
 from longtail_tf.datasets.split import Split
 from longtail_tf.errors import UserError
+from longtail_tf.exit_guard import until_exit
 from longtail_tf.image_reader import CACHE_BYTES, MAX_BAD_SHARE, ImageReader
 
 
@@ -137,8 +138,11 @@ def evaluation_batches(
         chosen = chosen if rows is None else np.asarray(rows)[chosen]
         return reader.read(chosen)[0], split.labels[chosen].astype(np.int32)
 
+    empty = np.zeros((0, image_size, image_size, channels), np.uint8), np.zeros(0, np.int32)
+    guarded = until_exit(read, afterwards=empty)
+
     def load(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = tf.numpy_function(read, [batch], (tf.uint8, tf.int32))
+        images, labels = tf.numpy_function(guarded, [batch], (tf.uint8, tf.int32))
         images = tf.ensure_shape(images, [None, image_size, image_size, channels])
         return images, tf.ensure_shape(labels, [None])
 
@@ -183,8 +187,15 @@ def _stream(
         )
         return images, all_labels[rows].astype(np.int32), rows.astype(np.int64)
 
+    blank = (
+        np.zeros((batch_size, *shape), np.uint8),
+        np.zeros(batch_size, np.int32),
+        np.zeros(batch_size, np.int64),
+    )
+    guarded = until_exit(read, afterwards=blank)
+
     def make(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        images, labels, rows = tf.numpy_function(read, [step], (tf.uint8, tf.int32, tf.int64))
+        images, labels, rows = tf.numpy_function(guarded, [step], (tf.uint8, tf.int32, tf.int64))
         images = tf.ensure_shape(images, [batch_size, *shape])
         labels = tf.ensure_shape(labels, [batch_size])
         rows = tf.ensure_shape(rows, [batch_size])

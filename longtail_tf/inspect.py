@@ -22,14 +22,14 @@ from typing import Any, Optional
 from longtail_tf import cli
 from longtail_tf.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.config import Config, resolve
-from longtail_tf.count_curve import count_curve_png
 from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
 from longtail_tf.head_set import select_head
+from longtail_tf.inspection.count_curve import count_curve_png
+from longtail_tf.inspection.tail_report import tail_facts
+from longtail_tf.inspection.tail_text import tail_text
 from longtail_tf.run_folder import provenance, write_atomically
 from longtail_tf.settings import setting
-from longtail_tf.tail_report import tail_facts
-from longtail_tf.tail_text import tail_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def run(config: InspectConfig) -> dict[str, Any]:
 
 
 def _check(config: InspectConfig) -> dict[str, Any]:
-    from longtail_tf import check_report, dataset_check
+    from longtail_tf.inspection import check_report, dataset_check
 
     report = dataset_check.check_dataset(
         config.data, exclude=config.exclude, progress=_show_progress
@@ -162,7 +162,7 @@ def _show_progress(done: int, total: int) -> None:
 
 
 def _show_batch(config: InspectConfig, index: DatasetIndex) -> list[pathlib.Path]:
-    from longtail_tf.batch_preview import write_batch_preview
+    from longtail_tf.inspection.batch_preview import write_batch_preview
 
     settings = resolve(
         Config(

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longtail_tf.array_checks import checked_embeddings, unit_rows
 from longtail_tf.errors import UserError
-from longtail_tf.kmeans import spherical_kmeans
+from longtail_tf.metrics.array_checks import checked_embeddings, unit_rows
+from longtail_tf.recognition.kmeans import spherical_kmeans
 
 VARIANTS = ("l2", "cl2n", "plain")
 _COLUMNS = 8  # summed per pass over the images: contiguous reads for a copy of N x 8 numbers

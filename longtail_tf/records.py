@@ -7,12 +7,12 @@ from typing import Any
 
 from absl import logging
 
-from longtail_tf import shot_bands, tables
 from longtail_tf.config import Config
 from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
 from longtail_tf.flags import flagfile_text
 from longtail_tf.head_set import head_table
+from longtail_tf.metrics import shot_bands, tables
 from longtail_tf.run_folder import (
     FORMAT_VERSION,
     RunFolder,
@@ -79,6 +79,12 @@ def show_results(run: TrainedRun, results: dict[str, Any]) -> None:
     )
 
 
+def weights_settings(config: Config) -> dict[str, Any]:
+    """The settings on which the weights depend, by name."""
+    settings = dataclasses.asdict(config)
+    return {name: value for name, value in settings.items() if name not in FREE_ON_RESUME}
+
+
 def _write_settings(
     folder: RunFolder, config: Config, index: DatasetIndex, *, num_head: int
 ) -> None:
@@ -126,11 +132,11 @@ def _write_settings(
 
 
 def _check_unchanged(folder: RunFolder, config: Config, index: DatasetIndex) -> None:
-    before, now = dataclasses.asdict(load_settings(folder)), dataclasses.asdict(config)
+    before, now = weights_settings(load_settings(folder)), weights_settings(config)
     changed = [
         f"--{name}={now[name]} (was {before[name]})"
         for name in before
-        if name not in FREE_ON_RESUME and before[name] != now[name]
+        if before[name] != now[name]
     ]
     if changed:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -94,8 +95,9 @@ def build_streams(
     head: Optional[HeadSampler],
     whole: Optional[PKSampler],
     start_step: int,
+    shard: Optional[Shard] = None,
 ) -> tf.data.Dataset:
-    """Endless batches {"head": ..., "whole": ...} from `start_step` on."""
+    """Endless batches {"head": ..., "whole": ...} from `start_step` on, or a slice of each."""
     return training_streams(
         index.train,
         head_sampler=head,
@@ -106,4 +108,71 @@ def build_streams(
         whole_augment=config.whole_augment,
         seed=config.seed,
         start_step=start_step,
+        shard=shard,
+    )
+
+
+def distributed_streams(
+    strategy: tf.distribute.Strategy, streams: Callable[[Optional[Shard]], tf.data.Dataset]
+) -> tf.data.Dataset:
+    """The streams as `fit` takes them: to every replica its slice of each batch.
+
+    A process reads and decodes only the slice of its own replicas, once, and deals it out to them.
+    (A plain dataset would be split under one process, but would give every worker the same part.)
+
+    Args:
+      strategy: of the training; the default one gets the streams as they are.
+      streams: shard (index, count) -> endless batches, that slice of each; None for all of it.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return streams(None)
+
+    def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        processes = context.num_input_pipelines
+        shard = (context.input_pipeline_id, processes) if processes > 1 else None
+        return _dealt(streams(shard), replicas // processes)
+
+    return strategy.distribute_datasets_from_function(of_process)
+
+
+def _dealt(batches: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
+    """Each batch as `replicas` elements in turn, its equal parts; scalars go to all of them."""
+    if replicas == 1:
+        return batches
+
+    def part(values: tf.Tensor) -> tf.Tensor:
+        if values.shape.rank == 0:
+            return tf.repeat(values[None], replicas)
+        return tf.reshape(values, [replicas, values.shape[0] // replicas, *values.shape[1:]])
+
+    dealt = batches.map(lambda batch: tf.nest.map_structure(part, batch)).unbatch()
+    return dealt.prefetch(replicas)
+
+
+def check_shares(config: Config, *, replicas: int) -> None:
+    """Refuses batches that cannot be shared out equally among `replicas`.
+
+    Raises:
+      UserError: the shares are not equal, or one has fewer than two classes.
+    """
+    if config.has_whole_stream:
+        _check_share("classes_per_batch", config.classes_per_batch or 0, "classes", replicas)
+    if config.has_head_stream and config.head_sampling == "pk":
+        size = config.head_batch_size
+        _check_share("head_batch_size", size, "classes", replicas, unit=config.images_per_class)
+    elif config.has_head_stream:
+        _check_share("head_batch_size", config.head_batch_size, "images", replicas)
+
+
+def _check_share(flag: str, size: int, what: str, replicas: int, *, unit: int = 1) -> None:
+    least = 2 if what == "classes" else 1
+    units = size // unit
+    if replicas == 1 or (units % replicas == 0 and units >= least * replicas):
+        return
+    why = " (one class alone has no negatives)" if what == "classes" else ""
+    better = max(least, units // replicas) * replicas * unit
+    raise UserError(
+        f"--{flag}={size} does not give each of the {replicas} replicas the same number of {what}, "
+        f"at least {least}{why}: set --{flag}={better}, or train fewer replicas."
     )

@@ -21,7 +21,8 @@ from longtail_tf.config import Config, resolve
 class RunResult:
     """What a run left: its folder, and evaluation.json's numbers by inference rule.
 
-    `metrics` is None when a signal stopped the training before its end.
+    `metrics` is None when a signal stopped the training before its end, and in workers beside the
+    chief, which alone evaluates.
     """
 
     run_dir: pathlib.Path
@@ -35,32 +36,49 @@ def run(config: Config) -> RunResult:
       UserError: settings, data or run folder that cannot work; a training that diverged.
     """
     # Imported here so that `--help` and a mistyped flag answer without waiting for TensorFlow.
-    from longtail_tf import evaluation, records, report, trained_run, training
+    from longtail_tf import (
+        distribution,
+        evaluation,
+        records,
+        report,
+        trained_run,
+        training,
+        workers,
+    )
     from longtail_tf.checkpoints import Checkpoints
     from longtail_tf.datasets import load_index
     from longtail_tf.embedding_pass import refresh_batch_norm
     from longtail_tf.run_folder import RunFolder
     from longtail_tf.streams import head_size
 
-    index = load_index(
-        config.data,
-        val_per_class=config.val_per_class,
-        split_seed=config.split_seed,
-        exclude=config.exclude,
-    )
-    config = resolve(
-        config,
-        num_classes=index.num_classes,
-        image_shape=index.image_shape,
-        flip_is_valid=index.flip_is_valid,
-    )
-    num_head = head_size(config, index.class_counts)
-    with RunFolder.claim(config.run_dir, resume=config.resume) as folder:
-        training.prepare_tensorflow(threads=config.threads, seed=config.seed)
-        model = training.compiled_model(config, index, num_head=num_head)
-        records.begin(folder, config, index, num_head=num_head)
-        checkpoints = Checkpoints(model, folder.checkpoints)
-        start_step = checkpoints.restore() if config.resume else 0
+    training.prepare_tensorflow(threads=config.threads)
+    strategy = distribution.strategy_of(config.replicas)
+    with workers.failing_together(strategy):
+        index = load_index(
+            config.data,
+            val_per_class=config.val_per_class,
+            split_seed=config.split_seed,
+            exclude=config.exclude,
+        )
+        config = resolve(
+            config,
+            num_classes=index.num_classes,
+            image_shape=index.image_shape,
+            flip_is_valid=index.flip_is_valid,
+        )
+        num_head = head_size(config, index.class_counts)
+    with workers.claimed_folder(strategy, config.run_dir, resume=config.resume) as folder:
+        with workers.failing_together(strategy):
+            model = training.compiled_model(config, index, num_head=num_head, strategy=strategy)
+            if workers.is_chief(strategy):
+                records.begin(folder, config, index, num_head=num_head)
+            checkpoints = Checkpoints(model, folder.checkpoints)
+            saved = RunFolder(config.run_dir).checkpoints
+            start_step = checkpoints.restore(saved) if config.resume else 0
+        workers.check_same(
+            strategy,
+            {"settings": records.weights_settings(config), "data": index.digest, "step": start_step},
+        )
         folder.trim_metrics(start_step)
 
         interrupted_at = training.fit(
@@ -68,6 +86,7 @@ def run(config: Config) -> RunResult:
             config,
             index,
             num_head=num_head,
+            strategy=strategy,
             folder=folder,
             start_step=start_step,
             checkpoints=checkpoints,
@@ -81,6 +100,8 @@ def run(config: Config) -> RunResult:
                 config.run_dir,
             )
             return RunResult(folder.path, None)
+        if not workers.is_chief(strategy):
+            return RunResult(pathlib.Path(config.run_dir), None)
 
         model = trained_run.inference_copy(model, config, channels=index.channels)
         batch_norm = refresh_batch_norm(

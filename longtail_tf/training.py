@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, Optional
 
 import tensorflow as tf
 from absl import logging
 
-from longtail_tf import losses
+from longtail_tf import losses, workers
+from longtail_tf.backbone_names import CIFAR_BACKBONES
 from longtail_tf.callbacks import (
     Checkpointing,
     CollapseSentinel,
@@ -19,20 +22,27 @@ from longtail_tf.callbacks import (
 )
 from longtail_tf.checkpoints import Checkpoints
 from longtail_tf.config import Config
-from longtail_tf.datasets import DatasetIndex, Split
+from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
 from longtail_tf.evaluation import quick_validation
 from longtail_tf.input_pipeline import plain_errors
 from longtail_tf.learning_rate import WarmupSchedule, build_optimizer
+from longtail_tf.metrics.tables import format_rules_table
 from longtail_tf.run_folder import RunFolder
-from longtail_tf.streams import build_streams, head_sampler, whole_sampler
-from longtail_tf.tables import format_rules_table
-from longtail_tf.trained_run import build_model
+from longtail_tf.sampling import Shard
+from longtail_tf.streams import (
+    build_streams,
+    check_shares,
+    distributed_streams,
+    head_sampler,
+    whole_sampler,
+)
+from longtail_tf.trained_run import build_model, copy_weights, inference_copy
 from longtail_tf.two_stream_model import TwoStreamModel
 
 
-def prepare_tensorflow(*, threads: int, seed: int) -> None:
-    """Fixes the thread count, on which bits depend, and the seed of the weights.
+def prepare_tensorflow(*, threads: int) -> None:
+    """Fixes the thread count, on which bits depend.
 
     Raises:
       UserError: TensorFlow already runs with another thread count.
@@ -45,11 +55,22 @@ def prepare_tensorflow(*, threads: int, seed: int) -> None:
                 f"--threads={threads}, but TensorFlow already runs in this process with another "
                 "count: start a fresh process."
             ) from error
-    tf.keras.utils.set_random_seed(seed)
 
 
-def compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> TwoStreamModel:
-    """The network of a resolved config, ready for `fit`."""
+def compiled_model(
+    config: Config, index: DatasetIndex, *, num_head: int, strategy: tf.distribute.Strategy
+) -> TwoStreamModel:
+    """The network of a resolved config, its replicas and optimizers, ready for `fit`."""
+    replicas = strategy.num_replicas_in_sync
+    check_shares(config, replicas=replicas)
+    if replicas > 1:
+        logging.info("%s", _replicas_text(config, strategy))
+    tf.keras.utils.set_random_seed(config.seed)
+    with strategy.scope():
+        return _compiled_model(config, index, num_head=num_head)
+
+
+def _compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> TwoStreamModel:
     model = build_model(
         config,
         channels=index.channels,
@@ -98,6 +119,7 @@ def fit(
     index: DatasetIndex,
     *,
     num_head: int,
+    strategy: tf.distribute.Strategy,
     folder: RunFolder,
     start_step: int,
     checkpoints: Checkpoints,
@@ -109,7 +131,8 @@ def fit(
     """
     head = head_sampler(config, index.train, num_head=num_head)
     whole = whole_sampler(config, index.train)
-    sinks = _sinks(config, folder, start_step=start_step)
+    sinks = _sinks(config, folder, start_step=start_step, chief=workers.is_chief(strategy))
+    evaluate = _evaluation(model, config, index, num_head=num_head, strategy=strategy)
     segments = [(start_step, config.steps, whole)]
     if start_step < config.head_only_steps:
         segments = [
@@ -120,7 +143,11 @@ def fit(
         if begin == end:
             continue
         checkpointing = Checkpointing(
-            start_step=begin, steps=end, every=config.checkpoint_every, checkpoints=checkpoints
+            start_step=begin,
+            steps=end,
+            every=config.checkpoint_every,
+            checkpoints=checkpoints,
+            agree=functools.partial(_stops, strategy, config.log_every),
         )
         callbacks: list[tf.keras.callbacks.Callback] = [
             TrainingLog(
@@ -131,14 +158,23 @@ def fit(
                 sinks=sinks,
             )
         ]
-        if index.val is not None and config.eval_every:
+        if evaluate is not None:
             callbacks.append(
-                _validation(model, config, index, index.val, num_head, folder, begin, end)
+                Validation(
+                    start_step=begin,
+                    steps=end,
+                    every=config.eval_every,
+                    evaluate=evaluate,
+                    sinks=_validation_sinks(config, folder),
+                )
             )
         callbacks.append(checkpointing)
+        streams = functools.partial(
+            _streams, config, index, head=head, whole=segment_whole, start_step=begin
+        )
         with plain_errors():
             model.fit(
-                build_streams(config, index, head=head, whole=segment_whole, start_step=begin),
+                distributed_streams(strategy, streams),
                 steps_per_epoch=end - begin,
                 verbose=0,
                 callbacks=callbacks,
@@ -165,34 +201,79 @@ def _images_per_step(head: Any, whole: Any) -> int:
     return sum(sampler.batch_size for sampler in (head, whole) if sampler is not None)
 
 
-def _sinks(config: Config, folder: RunFolder, *, start_step: int) -> list[Sink]:
+def _streams(config: Config, index: DatasetIndex, shard: Optional[Shard], **streams: Any) -> Any:
+    return build_streams(config, index, shard=shard, **streams)
+
+
+def _stops(strategy: tf.distribute.Strategy, every: int, step: int, asked: bool) -> bool:
+    """Whether to stop at this step. Workers ask each other where they exchange numbers anyway."""
+    if workers.count_of(strategy) > 1 and step % every:
+        return False
+    return workers.any_of(strategy, asked)
+
+
+def _replicas_text(config: Config, strategy: tf.distribute.Strategy) -> str:
+    processes = workers.count_of(strategy)
+    text = f"{strategy.num_replicas_in_sync} replicas share each batch"
+    text += f", in {processes} workers" if processes > 1 else ""
+    if config.backbone not in CIFAR_BACKBONES:
+        text += (
+            f"; the batch normalisation inside {config.backbone} is of each replica's own images, "
+            "so the weights will differ from those of one replica"
+        )
+    return text
+
+
+def _sinks(config: Config, folder: RunFolder, *, start_step: int, chief: bool) -> list[Sink]:
+    """Where training records go; workers beside the chief only watch them for collapse."""
+    sentinel = CollapseSentinel(
+        margin=config.margin or 0.0,
+        unit_features=config.unit_features,
+        start_step=max(start_step, config.head_only_steps),
+    )
+    if not chief:
+        return [sentinel]
     sinks: list[Sink] = [
         folder.append_metrics,
         Progress(steps=config.steps, start_step=start_step),
-        CollapseSentinel(
-            margin=config.margin or 0.0,
-            unit_features=config.unit_features,
-            start_step=max(start_step, config.head_only_steps),
-        ),
+        sentinel,
     ]
     if config.tensorboard:
         sinks.append(TensorBoardScalars(str(folder.path / "tensorboard")))
     return sinks
 
 
-def _validation(
+def _evaluation(
     model: TwoStreamModel,
     config: Config,
     index: DatasetIndex,
-    val: Split,
+    *,
     num_head: int,
-    folder: RunFolder,
-    begin: int,
-    end: int,
-) -> Validation:
-    def evaluate(step: int) -> dict[str, Any]:
-        return quick_validation(model, index, val, config, num_head=num_head, step=step)
+    strategy: tf.distribute.Strategy,
+) -> Optional[Callable[[int], Optional[dict[str, Any]]]]:
+    """What `Validation` runs: step -> record; None where there is nothing to run.
 
+    Replicas are evaluated as a plain copy, by the chief alone: reading a variable of the replicas
+    may need all the workers, so a pass over the images with them would.
+    """
+    val = index.val
+    if val is None or not config.eval_every:
+        return None
+    copy = None
+    if strategy.num_replicas_in_sync > 1:
+        copy = inference_copy(model, config, channels=index.channels)
+
+    def evaluate(step: int) -> Optional[dict[str, Any]]:
+        if copy is not None:
+            copy_weights(model, copy)
+        if not workers.is_chief(strategy):
+            return None
+        return quick_validation(copy or model, index, val, config, num_head=num_head, step=step)
+
+    return evaluate
+
+
+def _validation_sinks(config: Config, folder: RunFolder) -> list[Sink]:
     def show(record: dict[str, Any]) -> None:
         table = format_rules_table(record["val"], default_rule=config.inference_rule)
         logging.info("\nvalidation at step %s, %%\n%s", f"{record['step']:,}", table)
@@ -200,6 +281,4 @@ def _validation(
     sinks: list[Sink] = [folder.append_metrics, show]
     if config.tensorboard:
         sinks.append(TensorBoardScalars(str(folder.path / "tensorboard")))
-    return Validation(
-        start_step=begin, steps=end, every=config.eval_every, evaluate=evaluate, sinks=sinks
-    )
+    return sinks

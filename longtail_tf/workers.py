@@ -74,9 +74,9 @@ def claimed_folder(
     only one may keep the files.
 
     Raises:
-      UserError: as `RunFolder.claim`, in every process.
+      UserError: as `RunFolder.claim`, in every process; or, later, a process was lost.
     """
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, _told_when_lost(strategy, path):
         with failing_together(strategy):
             if is_chief(strategy):
                 folder = stack.enter_context(RunFolder.claim(path, resume=resume))
@@ -107,6 +107,19 @@ def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> N
                 f"{', '.join(map(str, np.flatnonzero(found != found[0])))} against replica 0): "
                 "give all of them the same flags, data and run folder."
             )
+
+
+@contextlib.contextmanager
+def _told_when_lost(strategy: tf.distribute.Strategy, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if not _has_peers(strategy):
+            raise
+        raise UserError(
+            f"another worker of TF_CONFIG was lost ({str(error).splitlines()[0][:200]}): see what it "
+            f"says, and start all of them again with --run_dir={path} --resume."
+        ) from error
 
 
 def _has_peers(strategy: tf.distribute.Strategy) -> bool:

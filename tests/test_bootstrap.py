@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longtail_tf import bootstrap, metrics
+from longtail_tf import metrics
 from longtail_tf.errors import UserError
+from longtail_tf.metrics import bootstrap
 
 
 def random_case(seed, num_classes=12, images=300):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longtail_tf import calibration
 from longtail_tf.errors import UserError
+from longtail_tf.metrics import calibration
 
 
 def loop_ece(confidences, correct, num_bins=15):

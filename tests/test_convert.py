@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longtail_tf import conversion, conversion_folder
+from longtail_tf.conversion import conversion
+from longtail_tf.conversion import folder as conversion_folder
 from longtail_tf.convert import ConvertConfig, run
 from longtail_tf.datasets import load_index, tfrecord_source
 from longtail_tf.datasets.tfrecord_file import read_records

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from longtail_tf import convert, convert_beam
-from longtail_tf.conversion import ShardWriter
+from longtail_tf.conversion.conversion import ShardWriter
 from longtail_tf.convert import ConvertConfig
 from longtail_tf.convert_beam import BeamConvertConfig, write_shard
 from longtail_tf.datasets import load_index

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longtail_tf.check_report import KINDS, CheckReport, Finding
-from longtail_tf.dataset_check import (
+from longtail_tf.datasets import load_index
+from longtail_tf.datasets.load import load_source
+from longtail_tf.errors import UserError
+from longtail_tf.inspection.check_report import KINDS, CheckReport, Finding
+from longtail_tf.inspection.dataset_check import (
     check_dataset,
     render_text,
     report_json,
@@ -21,10 +24,7 @@ from longtail_tf.dataset_check import (
     write_json,
     write_quarantine,
 )
-from longtail_tf.datasets import load_index
-from longtail_tf.datasets.load import load_source
-from longtail_tf.duplicates import find_copies
-from longtail_tf.errors import UserError
+from longtail_tf.inspection.duplicates import find_copies
 
 COUNTERS = {"made": 0}
 

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from longtail_tf import enrollment
 from longtail_tf.classifiers import Recognizer
 from longtail_tf.datasets import DatasetIndex, Split, StringTable
+from longtail_tf.enrolling import enrollment
 from longtail_tf.prototypes import fit_prototypes
 
 CLASSES, DIM = 6, 8

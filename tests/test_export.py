@@ -14,7 +14,7 @@ import tensorflow as tf
 from longtail_tf import classify, enroll, export, train
 from longtail_tf.config import Config
 from longtail_tf.enroll import EnrollConfig
-from longtail_tf.enroll_run import load_data
+from longtail_tf.enrolling.enroll_run import load_data
 from longtail_tf.errors import UserError
 from longtail_tf.export import ExportConfig
 from longtail_tf.tflite import DeviceClassifier

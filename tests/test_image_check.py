@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longtail_tf.check_report import ERROR, KINDS
-from longtail_tf.image_check import check_image
+from longtail_tf.inspection.check_report import ERROR, KINDS
+from longtail_tf.inspection.image_check import check_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 OTHER = np.random.default_rng(1).integers(0, 256, (20, 30, 3)).astype(np.uint8)

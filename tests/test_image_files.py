@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longtail_tf.image_files import ImageFileError, encode_png, image_format, shrink_image
+from longtail_tf.conversion.image_files import (
+    ImageFileError,
+    encode_png,
+    image_format,
+    shrink_image,
+)
 
 
 def encoded(width, height, kind="JPEG", mode="RGB", **settings):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longtail_tf import inference_rules as rules
-from longtail_tf.rule_selection import choose_gate_weight, choose_votes
+from longtail_tf.recognition import inference_rules as rules
+from longtail_tf.recognition.rule_selection import choose_gate_weight, choose_votes
 
 
 def unit(vectors):

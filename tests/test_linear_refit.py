@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longtail_tf import linear_refit
-from longtail_tf.linear_refit import fit_linear
 from longtail_tf.metrics import balanced_accuracy
 from longtail_tf.prototypes import class_prototypes
+from longtail_tf.recognition import linear_refit
+from longtail_tf.recognition.linear_refit import fit_linear
 
 
 def unit(vectors):

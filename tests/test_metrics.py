@@ -7,7 +7,7 @@ import pytest
 
 from longtail_tf import metrics
 from longtail_tf.errors import UserError
-from longtail_tf.shot_bands import band_names
+from longtail_tf.metrics.shot_bands import band_names
 
 
 def random_case(seed, num_classes=12, images=300):

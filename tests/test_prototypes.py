@@ -7,7 +7,7 @@ import pytest
 
 from longtail_tf import prototypes
 from longtail_tf.errors import UserError
-from longtail_tf.kmeans import spherical_kmeans
+from longtail_tf.recognition.kmeans import spherical_kmeans
 
 
 def unit(vectors):
@@ -56,7 +56,7 @@ def test_many_classes_of_one_image(rng):
 
 def test_variants_score_as_they_say():
     """plain = Euclidean to plain means; cl2n = cosine after taking the mean off."""
-    from longtail_tf.inference_rules import prototype_scores
+    from longtail_tf.recognition.inference_rules import prototype_scores
 
     vectors, labels = case(3)
     vectors = unit(vectors).astype(np.float32)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longtail_tf import metrics, nearest_neighbours, retrieval_metrics
+from longtail_tf import metrics
 from longtail_tf.errors import UserError
-from longtail_tf.verification import tar_at_far
+from longtail_tf.metrics import nearest_neighbours
+from longtail_tf.metrics import retrieval as retrieval_metrics
+from longtail_tf.metrics.verification import tar_at_far
 
 
 def clustered(seed, images=120, classes=9, dimension=6):

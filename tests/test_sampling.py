@@ -8,11 +8,11 @@ import itertools
 import numpy as np
 import pytest
 
-from longtail_tf.class_decks import EvenDeck, WeightedDeck
-from longtail_tf.class_rows import group_rows_by_class
 from longtail_tf.errors import UserError
-from longtail_tf.permutations import hash_words, permute, seeded_orders, stream_key
 from longtail_tf.sampling import PKSampler, RandomSampler
+from longtail_tf.sampling.class_decks import EvenDeck, WeightedDeck
+from longtail_tf.sampling.class_rows import group_rows_by_class
+from longtail_tf.sampling.permutations import hash_words, permute, seeded_orders, stream_key
 
 # Ragged tails: one-image classes, fewer than K, C not a multiple of P, P > C / 2, P == C.
 TAILS = {

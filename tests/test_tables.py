@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longtail_tf import per_class
 from longtail_tf.errors import UserError
-from longtail_tf.tables import format_rules_table
+from longtail_tf.metrics import per_class
+from longtail_tf.metrics.tables import format_rules_table
 
 
 def row(**values):

@@ -8,13 +8,13 @@ import json
 import numpy as np
 import pytest
 
-from longtail_tf.count_curve import count_curve_png
 from longtail_tf.errors import UserError
 from longtail_tf.head_set import select_head
+from longtail_tf.inspection.count_curve import count_curve_png
+from longtail_tf.inspection.tail_report import recommended_head, tail_facts
+from longtail_tf.inspection.tail_text import bytes_text, tail_text
+from longtail_tf.inspection.terminal_chart import count_chart, short_number
 from longtail_tf.sampling import PKSampler
-from longtail_tf.tail_report import recommended_head, tail_facts
-from longtail_tf.tail_text import bytes_text, tail_text
-from longtail_tf.terminal_chart import count_chart, short_number
 
 DIGITS = [108, 71, 47, 31, 21, 13, 9, 5, 4, 3]
 COSTS = {"embedding_dim": 128, "head_batch_size": 64}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longtail_tf import unknowns
 from longtail_tf.classifiers import Embedded, fit_recognizer, unknown_metrics
 from longtail_tf.errors import UserError
+from longtail_tf.recognition import unknowns
 
 
 @pytest.mark.parametrize("seed", range(4))

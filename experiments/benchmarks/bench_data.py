@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image
 
 from longtail_tf.convert import ConvertConfig, run
-from longtail_tf.dataset_check import check_dataset
 from longtail_tf.datasets import Split, load_index
 from longtail_tf.datasets.crc32c import crc32c
 from longtail_tf.datasets.shard_index import index_paths
+from longtail_tf.inspection.dataset_check import check_dataset
 
 BATCH = 128
 

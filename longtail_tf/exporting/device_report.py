@@ -13,7 +13,7 @@ from longtail_tf import preprocess
 from longtail_tf.exporting import parity
 from longtail_tf.exporting.sample_images import image_files, preprocessed, spread_rows
 from longtail_tf.exporting.tflite_files import DEVICE_RULE, write_tflite_files
-from longtail_tf.inference_rules import prototype_scores
+from longtail_tf.recognition.inference_rules import prototype_scores
 from longtail_tf.run_folder import write_json
 
 REPORT_FILE = "parity.json"

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from longtail_tf.calibration import log_softmax
 from longtail_tf.exporting import op_list
 from longtail_tf.exporting.serving_module import ServingModule
+from longtail_tf.metrics.calibration import log_softmax
 
 # Largest difference of an embedding coordinate or a score between Keras and the export. Grappler
 # fuses convolution and normalisation, which moves float32 sums by about 1e-6.

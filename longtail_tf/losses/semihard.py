@@ -73,7 +73,7 @@ def _traced(distance_metric: str, images_per_class: Optional[int], size: Optiona
         return tf.cond(mined.exact, exact, lambda: by_matrix(points, labels, *options))
 
     def summed(*arguments: tf.Tensor) -> tuple:
-        if size is None or min(miners) > max(_LISTED_POSITIVES):
+        if size is None or size > semihard_list.MOST_SLOTS or min(miners) > max(_LISTED_POSITIVES):
             return by_matrix(*arguments)
         classes = classes_of(arguments[1])
         way = lambda: by_matrix(*arguments)  # noqa: E731

@@ -6,11 +6,14 @@ says when a batch is not of the kind it can do exactly.
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple, Optional
+from collections.abc import Iterable
+from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
 from longtail_tf.losses import pairwise, semihard_rows
+
+MOST_SLOTS = 16384  # of a batch: the number and the sum of tied slots share an int32
 
 
 class MinedList(NamedTuple):
@@ -34,10 +37,11 @@ def mine(
     distance_metric: str,
     positives: int,
 ) -> MinedList:
-    """As `semihard_matrix.mine` for the anchors of `parts`, when no class has more than `positives` + 1 slots.
+    """As `semihard_matrix.mine`, for the anchors of `parts` and at most `positives` of each.
 
-    Not exact where three or more negatives tie, where a positive is as far as a chosen negative
-    that is the row's farthest, and where an angular distance vanishes.
+    Not exact where a class has more slots than `positives` + 1, where three or more negatives tie,
+    where a positive is as far as a chosen negative that is the row's farthest, and where an angular
+    distance vanishes.
     """
     rows = semihard_rows.rows_of(parts, classes, distance_metric)
     anchors = parts.anchors[:, 0]
@@ -55,7 +59,7 @@ def mine(
         return [*near, semihard_rows.far_ties(negative_bits, rows)]
 
     columns = pairwise.columns(rows.between)
-    # Number and sum of the tied slots in one pass; B is below 32,768.
+    # Number and sum of the tied slots in one pass.
     packed = _joined(
         tf.reduce_sum(tf.where(tied, columns + 65536, 0), axis=1, keepdims=True)
         for tied in tied_negatives(rows.negative_bits)
@@ -67,7 +71,7 @@ def mine(
     negative_weights = -tf.concat([near, to_farthest], axis=1) / tf.maximum(ties, 1.0)
     # Ties are rare: only a block that has one looks for its first slot.
     first = tf.cond(
-        tf.reduce_any((ties == 2.0) & (negative_weights != 0.0)),
+        tf.reduce_any(ties == 2.0),
         lambda: _joined(
             tf.reduce_min(tf.where(tied, columns, pairwise.LARGEST_INT), axis=1, keepdims=True)
             for tied in tied_negatives(rows.negative_bits)

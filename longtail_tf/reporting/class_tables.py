@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from longtail_tf.errors import UserError
-from longtail_tf.shot_bands import BANDS
+from longtail_tf.metrics.shot_bands import BANDS
 
 
 @dataclasses.dataclass(frozen=True)

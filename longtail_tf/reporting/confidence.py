@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf.calibration import NUM_BINS, reliability_bins
+from longtail_tf.metrics.calibration import NUM_BINS, reliability_bins
 from longtail_tf.reporting import charts
 from longtail_tf.reporting.html import counted, decimal, element, percent
 from longtail_tf.reporting.page import Missing, Section

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from longtail_tf.metrics.shot_bands import BANDS
 from longtail_tf.reporting import charts
 from longtail_tf.reporting.class_tables import Classes
 from longtail_tf.reporting.html import Html, counted, element, percent, table, whole
 from longtail_tf.reporting.page import Missing, Section
 from longtail_tf.reporting.run_data import BAND_WORDS, RunData
-from longtail_tf.shot_bands import BANDS
 
 CURVE_POINTS = 300
 LINEAR_RANK_UP_TO = 500

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longtail_tf.bootstrap import bootstrap_replicates, intervals
 from longtail_tf.metrics import shot_accuracy
+from longtail_tf.metrics.bootstrap import bootstrap_replicates, intervals
 from longtail_tf.reporting.run_data import GROUPS
 
 

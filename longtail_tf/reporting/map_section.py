@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from longtail_tf.metrics.shot_bands import BANDS
 from longtail_tf.reporting import charts, npz
 from longtail_tf.reporting.class_tables import Classes
 from longtail_tf.reporting.counts import band_legend
@@ -13,7 +14,6 @@ from longtail_tf.reporting.html import LONGEST_NAME, Html, counted, element, who
 from longtail_tf.reporting.page import Missing, Section
 from longtail_tf.reporting.projection import embedding_map
 from longtail_tf.reporting.run_data import Recognised, RunData
-from longtail_tf.shot_bands import BANDS
 
 MOST_POINTS = 750
 MOST_PER_CLASS = 8

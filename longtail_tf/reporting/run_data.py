@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from longtail_tf.metrics.shot_bands import BANDS
 from longtail_tf.reporting import npz
 from longtail_tf.reporting.class_tables import Classes, PerClass, read_classes, read_per_class
 from longtail_tf.run_folder import RunFolder
-from longtail_tf.shot_bands import BANDS
 
 GROUPS = ("all", *BANDS)
 BAND_WORDS = {

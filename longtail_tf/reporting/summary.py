@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from longtail_tf.metrics.shot_bands import BANDS, FEW_BELOW
 from longtail_tf.reporting.html import Html, class_name, counted, element, percent, whole
 from longtail_tf.reporting.run_data import BAND_WORDS, GROUPS, RunData, interval_of
-from longtail_tf.shot_bands import BANDS, FEW_BELOW
 
 RULE_WORDS = {
     "ncm": "the nearest class prototype",

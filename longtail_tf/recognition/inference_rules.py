@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from longtail_tf.array_checks import unit_rows
-from longtail_tf.calibration import log_softmax
+from longtail_tf.metrics.array_checks import unit_rows
+from longtail_tf.metrics.calibration import log_softmax
 
 NEVER = np.float32(-1e9)  # score of a class that a rule cannot name; finite, so that sums stay so
 VOTE_SHARPNESS = 10.0  # exp(10 x cosine): a neighbour 0.1 farther weighs 0.37

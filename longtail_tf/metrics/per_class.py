@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf.array_checks import checked_class_ids
 from longtail_tf.errors import UserError
-from longtail_tf.metrics import per_class_accuracy, per_class_precision
-from longtail_tf.shot_bands import band_names
+from longtail_tf.metrics.accuracy import per_class_accuracy, per_class_precision
+from longtail_tf.metrics.array_checks import checked_class_ids
+from longtail_tf.metrics.shot_bands import band_names
 
 COLUMNS = (
     "id",

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf.shot_bands import BANDS, FEW_BELOW, MANY_ABOVE, band_ids
-from longtail_tf.terminal_chart import LINEAR_UP_TO
+from longtail_tf.inspection.terminal_chart import LINEAR_UP_TO
+from longtail_tf.metrics.shot_bands import BANDS, FEW_BELOW, MANY_ABOVE, band_ids
 
 # The colours of the bands in the report, and ink on paper for the rest.
 _COLOURS = {"many": "#1f6fb2", "medium": "#b07400", "few": "#b23a78"}

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from longtail_tf.calibration import log_softmax
-from longtail_tf.inference_rules import vote_weights, vote_winners
 from longtail_tf.metrics import balanced_accuracy
-from longtail_tf.nearest_neighbours import nearest_neighbours
+from longtail_tf.metrics.calibration import log_softmax
+from longtail_tf.metrics.nearest_neighbours import nearest_neighbours
+from longtail_tf.recognition.inference_rules import vote_weights, vote_winners
 
 GATE_WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # cosine a nat of log-softmax
 NEIGHBOURS = (1, 3, 5, 10, 20)

@@ -3,34 +3,15 @@
 A prediction is a class id; -1 stands for "rejected as unknown" and is never right. A class without
 test images takes no part in any mean over classes (scikit-learn's `balanced_accuracy_score` does
 the same): its recall is undefined, not zero, and per-class arrays hold NaN there.
-
-Retrieval and calibration numbers live in `retrieval_metrics` and `calibration`; their main names
-are importable from here too.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from longtail_tf.array_checks import checked_class_ids
-from longtail_tf.calibration import expected_calibration_error
 from longtail_tf.errors import UserError
-from longtail_tf.retrieval_metrics import map_at_r, recall_at_k
-from longtail_tf.shot_bands import BANDS, band_ids
-
-__all__ = [
-    "balanced_accuracy",
-    "confusion_rates",
-    "expected_calibration_error",
-    "macro_f1",
-    "map_at_r",
-    "per_class_accuracy",
-    "per_class_precision",
-    "recall_at_k",
-    "shot_accuracy",
-    "top_k_accuracy",
-    "worst_class_recall",
-]
+from longtail_tf.metrics.array_checks import checked_class_ids
+from longtail_tf.metrics.shot_bands import BANDS, band_ids
 
 
 def shot_accuracy(

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from longtail_tf.array_checks import checked_embeddings, unit_rows
 from longtail_tf.errors import UserError
+from longtail_tf.metrics.array_checks import checked_embeddings, unit_rows
 
 _CHUNK_PAIRS = 1 << 18
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from longtail_tf.shot_bands import BANDS, band_ids
+from longtail_tf.metrics.shot_bands import BANDS, band_ids
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 LINEAR_UP_TO = 500  # classes; above, a linear axis would be a spike and a flat line

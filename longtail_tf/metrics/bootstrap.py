@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from longtail_tf.array_checks import checked_class_ids
 from longtail_tf.errors import UserError
-from longtail_tf.shot_bands import BANDS, band_ids
+from longtail_tf.metrics.array_checks import checked_class_ids
+from longtail_tf.metrics.shot_bands import BANDS, band_ids
 
 _CELLS = 4 << 20  # resampled images, or classes, held at once
 

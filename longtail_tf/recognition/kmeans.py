@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from longtail_tf.array_checks import unit_rows
+from longtail_tf.metrics.array_checks import unit_rows
 
 
 def spherical_kmeans(

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from longtail_tf.array_checks import unit_rows
 from longtail_tf.classifiers import Recognizer
 from longtail_tf.datasets import DatasetIndex, Split
+from longtail_tf.metrics.array_checks import unit_rows
 
 RECORD_FILE = "enrollment.json"
 CLEAR_RATIO = 2.0

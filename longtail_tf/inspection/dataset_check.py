@@ -16,7 +16,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from longtail_tf.check_report import (
+from longtail_tf.conversion.image_files import MAX_IMAGE_PIXELS
+from longtail_tf.datasets.exclusion import exclude as exclude_listed
+from longtail_tf.datasets.file_store import FileStore
+from longtail_tf.datasets.index import SPLIT_NAMES, TRAIN, UNUSED, Source
+from longtail_tf.datasets.load import load_source
+from longtail_tf.datasets.wording import plural
+from longtail_tf.errors import UserError
+from longtail_tf.inspection.check_report import (
     ERROR,
     KINDS,
     CheckReport,
@@ -27,15 +34,8 @@ from longtail_tf.check_report import (
     write_json,
     write_quarantine,
 )
-from longtail_tf.datasets.exclusion import exclude as exclude_listed
-from longtail_tf.datasets.file_store import FileStore
-from longtail_tf.datasets.index import SPLIT_NAMES, TRAIN, UNUSED, Source
-from longtail_tf.datasets.load import load_source
-from longtail_tf.datasets.wording import plural
-from longtail_tf.duplicates import find_copies
-from longtail_tf.errors import UserError
-from longtail_tf.image_check import Fault, check_image
-from longtail_tf.image_files import MAX_IMAGE_PIXELS
+from longtail_tf.inspection.duplicates import find_copies
+from longtail_tf.inspection.image_check import Fault, check_image
 
 __all__ = [
     "check_dataset",

@@ -14,13 +14,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from longtail_tf.conversion.image_files import (
+    ImageFileError,
+    encode_png,
+    image_format,
+    shrink_image,
+)
 from longtail_tf.datasets import DatasetIndex, Split
 from longtail_tf.datasets.shard_index import Row, index_paths, save_shard_index, shard_index_of
 from longtail_tf.datasets.tf_example import encode_example, find_features
 from longtail_tf.datasets.tfrecord_file import FOOTER_BYTES, HEADER_BYTES, frame_records
 from longtail_tf.datasets.tfrecord_source import KEY_OPTIONS
 from longtail_tf.errors import UserError
-from longtail_tf.image_files import ImageFileError, encode_png, image_format, shrink_image
 
 PARTIAL = ".partial"
 _KEYS = {name: option.default for name, option in KEY_OPTIONS.items()}

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longtail_tf.array_checks import checked_embeddings, unit_rows
 from longtail_tf.errors import UserError
-from longtail_tf.nearest_neighbours import nearest_neighbours
-from longtail_tf.shot_bands import BANDS, band_ids
+from longtail_tf.metrics.array_checks import checked_embeddings, unit_rows
+from longtail_tf.metrics.nearest_neighbours import nearest_neighbours
+from longtail_tf.metrics.shot_bands import BANDS, band_ids
 
 _HIT_CELLS = 2 << 20  # neighbour lists held at once: queries x R
 

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from longtail_tf.conversion import Shard, ShardWriter
+from longtail_tf.conversion.conversion import Shard, ShardWriter
 from longtail_tf.errors import UserError
 
 _REPORT_SECONDS = 0.5

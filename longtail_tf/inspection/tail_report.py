@@ -9,9 +9,9 @@ import numpy as np
 
 from longtail_tf.errors import UserError
 from longtail_tf.head_set import head_row, head_table, select_head
-from longtail_tf.sampling_checks import checked_pk_settings, checked_whole
-from longtail_tf.sampling_facts import pk_facts
-from longtail_tf.shot_bands import BANDS, FEW_BELOW, band_ids
+from longtail_tf.metrics.shot_bands import BANDS, FEW_BELOW, band_ids
+from longtail_tf.sampling.checks import checked_pk_settings, checked_whole
+from longtail_tf.sampling.facts import pk_facts
 
 _DEFAULT_CLASSES_PER_BATCH = 16
 _HEAD_MEMORY_BYTES = 1 << 30

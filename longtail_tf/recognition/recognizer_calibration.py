@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from longtail_tf.calibration import fit_temperature
-from longtail_tf.embedded import Embedded
-from longtail_tf.recognizer import Recognizer
-from longtail_tf.unknowns import UnknownCalibration, calibrate_threshold
+from longtail_tf.metrics.calibration import fit_temperature
+from longtail_tf.recognition.embedded import Embedded
+from longtail_tf.recognition.recognizer import Recognizer
+from longtail_tf.recognition.unknowns import UnknownCalibration, calibrate_threshold
 
 DEFAULT_TEMPERATURE = 0.1  # of cosine scores where there is no validation set to fit it on
 _TEMPERATURE_CELLS = 50_000_000  # validation scores behind a temperature: seconds, not minutes

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf.bootstrap import bootstrap_intervals
-from longtail_tf.embedded import Embedded, checked_embedded
 from longtail_tf.metrics import (
     balanced_accuracy,
     confusion_rates,
@@ -18,9 +16,11 @@ from longtail_tf.metrics import (
     top_k_accuracy,
     worst_class_recall,
 )
-from longtail_tf.recognizer import RULES, Predictions, Recognizer
-from longtail_tf.recognizer_calibration import unknown_scores
-from longtail_tf.unknowns import score_unknowns
+from longtail_tf.metrics.bootstrap import bootstrap_intervals
+from longtail_tf.recognition.embedded import Embedded, checked_embedded
+from longtail_tf.recognition.recognizer import RULES, Predictions, Recognizer
+from longtail_tf.recognition.recognizer_calibration import unknown_scores
+from longtail_tf.recognition.unknowns import score_unknowns
 
 
 def evaluate_rules(

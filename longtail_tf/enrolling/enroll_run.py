@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from longtail_tf import shot_bands
 from longtail_tf.classifiers import Recognizer
 from longtail_tf.datasets import DatasetIndex, StringTable
 from longtail_tf.embedding_pass import embed_split
-from longtail_tf.enrollment import RECORD_FILE, enrolled_index
+from longtail_tf.enrolling.enrollment import RECORD_FILE, enrolled_index
 from longtail_tf.errors import UserError
-from longtail_tf.metrics import shot_accuracy
+from longtail_tf.metrics import shot_accuracy, shot_bands
 from longtail_tf.preprocess import preprocess_many
 from longtail_tf.run_folder import RunFolder, write_csv, write_json
 from longtail_tf.trained_run import TrainedRun, build_model, load_run, save_run

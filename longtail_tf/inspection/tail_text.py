@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf.terminal_chart import LINEAR_UP_TO, count_chart
+from longtail_tf.inspection.terminal_chart import LINEAR_UP_TO, count_chart
 
 _WIDTH = 79
 _BAND_RANGES = {"many": "> 100", "medium": "20..100", "few": "< 20"}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from longtail_tf.conversion import PARTIAL
+from longtail_tf.conversion.conversion import PARTIAL
 from longtail_tf.errors import UserError
 from longtail_tf.run_folder import write_json
 

@@ -15,11 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf.batch_blocks import BatchBlocks
-from longtail_tf.class_decks import EvenDeck, WeightedDeck
-from longtail_tf.class_rows import group_rows_by_class
-from longtail_tf.permutations import hash_words, permute, stream_key
-from longtail_tf.sampling_checks import (
+from longtail_tf.sampling.batch_blocks import BatchBlocks
+from longtail_tf.sampling.checks import (
     Shard,
     checked_pk_settings,
     checked_rows,
@@ -28,7 +25,10 @@ from longtail_tf.sampling_checks import (
     checked_whole,
     shard_slice,
 )
-from longtail_tf.sampling_facts import images_seen, pk_facts
+from longtail_tf.sampling.class_decks import EvenDeck, WeightedDeck
+from longtail_tf.sampling.class_rows import group_rows_by_class
+from longtail_tf.sampling.facts import images_seen, pk_facts
+from longtail_tf.sampling.permutations import hash_words, permute, stream_key
 
 
 class PKSampler:

@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longtail_tf.array_record import load_record, save_record
-from longtail_tf.calibration import log_softmax
 from longtail_tf.errors import UserError
-from longtail_tf.inference_rules import (
+from longtail_tf.metrics.calibration import log_softmax
+from longtail_tf.metrics.nearest_neighbours import nearest_neighbours, top_k
+from longtail_tf.recognition.array_record import load_record, save_record
+from longtail_tf.recognition.inference_rules import (
     gated_scores,
     head_only_scores,
     prototype_scores,
     vote_scores,
     vote_weights,
 )
-from longtail_tf.nearest_neighbours import nearest_neighbours, top_k
 
 RULES = ("ncm", "knn", "gated", "linear", "head_only")
 FORMAT_VERSION = 1

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from longtail_tf.permutations import seeded_orders, stream_key
+from longtail_tf.sampling.permutations import seeded_orders, stream_key
 
 _FINE = 256  # parts of a visit that a class weight is rounded to
 # The parts by which pass p mod 256 rounds up: each once, any few in a row spread over the range,

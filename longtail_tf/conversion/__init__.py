@@ -1,0 +1,1 @@
+"""From any source to shards with an index, in parallel and resumable."""

@@ -1,0 +1,1 @@
+"""Adding, replacing, removing and renaming classes without training."""

@@ -1,0 +1,1 @@
+"""From embeddings to classes: the fitted recogniser and the rules over it."""

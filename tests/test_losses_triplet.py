@@ -1,0 +1,412 @@
+"""The triplet losses against tensorflow-addons and against float64 loops."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from longtail_tf import quiet_imports
+from longtail_tf.errors import UserError
+from longtail_tf.losses import (
+    semihard,
+    triplet_hard_loss,
+    triplet_semihard_loss,
+    triplet_statistics,
+)
+from tests import loss_oracles
+
+METRICS = ("L2", "squared-L2", "angular")
+SIZE, WIDTH = 24, 16  # one shape for most batches: each new one is compiled
+
+
+@pytest.fixture(scope="module")
+def addons():
+    return quiet_imports.tensorflow_addons().losses
+
+
+@pytest.fixture(params=["matrix", "list"])
+def way(request, monkeypatch):
+    """Both ways through the semi-hard loss; small batches take the first one otherwise."""
+    if request.param == "list":
+        monkeypatch.setattr(semihard, "_SMALL_BATCH", 0)
+    yield request.param
+
+
+def value_and_gradient(function, points):
+    points = tf.constant(points)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        value = function(points)
+    gradient = tape.gradient(value, points)
+    return float(value), tf.cast(gradient, tf.float32).numpy()
+
+
+def assert_same(ours, theirs, relative=1e-6):
+    assert ours[0] == pytest.approx(theirs[0], rel=relative, abs=relative)
+    scale = np.max(np.abs(theirs[1])) + 1e-12
+    assert np.max(np.abs(ours[1] - theirs[1])) <= relative * scale + 1e-9
+
+
+def random_batch(rng, size=SIZE, width=WIDTH, spread=0.7, classes=None):
+    """Ragged labels with singletons, embeddings around class centres."""
+    classes = classes or int(rng.integers(2, size // 2 + 1))
+    labels = rng.integers(0, classes, size)
+    centres = rng.normal(size=(classes, width))
+    points = centres[labels] + spread * rng.normal(size=(size, width))
+    return labels, points.astype(np.float32)
+
+
+# --- semi-hard -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_semihard_equals_addons_and_loops_on_ragged_batches(metric, way, addons):
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        labels, points = random_batch(rng)
+        margin = float(rng.uniform(0.0, 3.0))
+        ours = value_and_gradient(
+            lambda e: triplet_semihard_loss(labels, e, margin=margin, distance_metric=metric),
+            points,
+        )
+        addons_result = value_and_gradient(
+            lambda e: addons.triplet_semihard_loss(labels, e, margin, metric), points
+        )
+        loops = loss_oracles.triplet_semihard(labels, points, margin=margin, metric=metric)
+        assert_same(ours, addons_result)
+        assert_same(ours, loops, relative=2e-5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_semihard_shares_ties_as_addons_do(metric, way, addons):
+    for seed in range(12):
+        rng = np.random.default_rng(100 + seed)
+        labels, points = random_batch(rng, classes=5)
+        # Duplicates inside classes, between classes, pairs and triples.
+        for _ in range(8):
+            points[rng.integers(SIZE)] = points[rng.integers(SIZE)]
+        ours = value_and_gradient(
+            lambda e: triplet_semihard_loss(labels, e, margin=1.0, distance_metric=metric), points
+        )
+        theirs = value_and_gradient(
+            lambda e: addons.triplet_semihard_loss(labels, e, 1.0, metric), points
+        )
+        assert_same(ours, theirs)
+        assert_same(
+            ours,
+            loss_oracles.triplet_semihard(labels, points, margin=1.0, metric=metric),
+            relative=2e-5,
+        )
+
+
+def test_semihard_shares_ties_on_a_grid(way, addons):
+    """Small integer coordinates: most distances tie, also positives with negatives."""
+    for seed in range(12):
+        rng = np.random.default_rng(200 + seed)
+        labels, _ = random_batch(rng)
+        points = rng.integers(0, 3, size=(SIZE, WIDTH)).astype(np.float32)
+        points[:, 3:] = 0.0
+        ours = value_and_gradient(lambda e: triplet_semihard_loss(labels, e, margin=0.5), points)
+        theirs = value_and_gradient(lambda e: addons.triplet_semihard_loss(labels, e, 0.5), points)
+        assert_same(ours, theirs)
+
+
+def special_batches():
+    rng = np.random.default_rng(5)
+    points = rng.normal(size=(SIZE, WIDTH)).astype(np.float32)
+    labels = np.arange(SIZE) // 4
+    one = np.repeat(points[:1], SIZE, axis=0)
+    yield "one class, no negatives", np.zeros(SIZE, int), points
+    yield "all embeddings the same", labels, one
+    yield "one class, all the same", np.zeros(SIZE, int), one
+    yield "all zero", labels, np.zeros_like(points)
+    yield "one pair, many singletons", np.r_[0, 0, np.arange(1, SIZE - 1)], points
+    yield "two classes far apart", labels // 3, points + 100.0 * (labels // 3)[:, None]
+    yield "class ids of 40 bits and negative", labels * 2**40 - 7, points
+    yield "classes in no order", np.arange(SIZE) % 6, points
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_semihard_on_special_batches(metric, way, addons):
+    for name, labels, points in special_batches():
+        ours = value_and_gradient(
+            lambda e, y=labels: triplet_semihard_loss(y, e, margin=0.4, distance_metric=metric),
+            points,
+        )
+        theirs = value_and_gradient(
+            lambda e, y=labels: addons.triplet_semihard_loss(y, e, 0.4, metric), points
+        )
+        assert np.all(np.isfinite(ours[1])), name
+        assert np.isfinite(theirs[0]), name
+        assert ours[0] == pytest.approx(theirs[0], rel=2e-6, abs=1e-6), name
+        tolerance = 1e-6 * np.max(np.abs(theirs[1])) + 1e-7
+        if metric == "angular" and np.all(points == points[0]):
+            tolerance = 1e-5  # rounding of gradients that cancel
+        assert np.max(np.abs(ours[1] - theirs[1])) <= tolerance, name
+
+
+def test_semihard_is_zero_without_a_positive_pair(way, addons):
+    labels = np.arange(SIZE)
+    points = np.random.default_rng(0).normal(size=(SIZE, WIDTH)).astype(np.float32)
+    assert np.isnan(float(addons.triplet_semihard_loss(labels, points)))
+    value, gradient = value_and_gradient(lambda e: triplet_semihard_loss(labels, e), points)
+    assert value == 0.0
+    assert np.all(gradient == 0.0)
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_semihard_on_no_and_one_slot(size):
+    value, gradient = value_and_gradient(
+        lambda e: triplet_semihard_loss(np.zeros(size, int), e), np.ones((size, 4), np.float32)
+    )
+    assert value == 0.0
+    assert np.all(gradient == 0.0)
+
+
+def test_a_lost_number_is_not_hidden(way):
+    labels, points = random_batch(np.random.default_rng(1), classes=3)
+    points[3, 2] = np.nan
+    assert np.isnan(float(triplet_semihard_loss(labels, points)))
+
+
+def test_semihard_drops_pairs_of_one_source_image(way):
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        labels, points = random_batch(rng, classes=4)
+        sources = labels * 100 + rng.integers(0, 3, SIZE)
+        ours = value_and_gradient(
+            lambda e: triplet_semihard_loss(labels, e, margin=1.0, source_rows=sources), points
+        )
+        loops = loss_oracles.triplet_semihard(labels, points, margin=1.0, sources=sources)
+        plain = loss_oracles.triplet_semihard(labels, points, margin=1.0)
+        assert_same(ours, loops, relative=2e-5)
+        assert abs(loops[0] - plain[0]) > 1e-4  # the mask matters in this batch
+
+
+@pytest.mark.parametrize("images_per_class", [2, 4, 8, 16, 64])
+def test_stated_images_per_class_gives_the_same_answer(images_per_class, addons):
+    size = 320
+    rng = np.random.default_rng(images_per_class)
+    labels = np.repeat(np.arange(-(-size // images_per_class)), images_per_class)[:size]
+    points = rng.normal(size=(size, WIDTH)).astype(np.float32)
+    points[7] = points[150]
+    stated = value_and_gradient(
+        lambda e: triplet_semihard_loss(labels, e, margin=0.5, images_per_class=images_per_class),
+        points,
+    )
+    unstated = value_and_gradient(lambda e: triplet_semihard_loss(labels, e, margin=0.5), points)
+    theirs = value_and_gradient(lambda e: addons.triplet_semihard_loss(labels, e, 0.5), points)
+    assert_same(unstated, theirs)
+    assert_same(stated, theirs)
+
+
+def test_wrongly_stated_images_per_class_still_gives_the_right_answer(addons):
+    rng = np.random.default_rng(0)
+    labels, points = random_batch(rng, size=320, classes=20)
+    ours = value_and_gradient(
+        lambda e: triplet_semihard_loss(labels, e, margin=0.5, images_per_class=2), points
+    )
+    theirs = value_and_gradient(lambda e: addons.triplet_semihard_loss(labels, e, 0.5), points)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(tf.float16, 1e-3), (tf.bfloat16, 8e-3)])
+def test_half_precision_is_computed_in_float32_and_cast_back(dtype, digits, addons):
+    labels, points = random_batch(np.random.default_rng(2))
+    half = tf.cast(points, dtype)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(half)
+        ours = triplet_semihard_loss(labels, half, margin=1.0)
+        theirs = addons.triplet_semihard_loss(labels, half, 1.0)
+    assert ours.dtype == dtype
+    # The same float32 result cast once: not within a tolerance, equal.
+    assert float(ours) == float(theirs)
+    gradients = [tf.cast(tape.gradient(x, half), tf.float32) for x in (ours, theirs)]
+    assert tape.gradient(ours, half).dtype == dtype
+    np.testing.assert_allclose(*gradients, atol=digits * np.max(np.abs(gradients[1])))
+
+
+def test_semihard_gives_the_same_in_graph_and_when_compiled(addons):
+    labels, points = random_batch(np.random.default_rng(3))
+
+    def step(points):
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            loss = 3.0 * triplet_semihard_loss(labels, points, margin=1.0)
+        return loss, tape.gradient(loss, points)
+
+    eager = step(tf.constant(points))
+    for function in (tf.function(step), tf.function(step, jit_compile=True)):
+        loss, gradient = function(tf.constant(points))
+        assert_same((float(loss), gradient.numpy()), (float(eager[0]), eager[1].numpy()), 2e-6)
+    theirs = value_and_gradient(
+        lambda e: 3.0 * addons.triplet_semihard_loss(labels, e, 1.0), points
+    )
+    assert_same((float(eager[0]), eager[1].numpy()), theirs)
+
+
+@pytest.mark.parametrize("size", [SIZE, 300])
+def test_steps_do_not_retrace(size):
+    traces = []
+
+    @tf.function
+    def step(labels, points, margin):
+        traces.append(1)
+        return triplet_semihard_loss(labels, points, margin=margin)
+
+    inner = semihard.loss_function("L2", None, size)
+    for seed in range(4):
+        labels, points = random_batch(np.random.default_rng(seed), size=size)
+        step(tf.constant(labels), tf.constant(points), tf.constant(0.1 * seed))
+        triplet_semihard_loss(labels, points, margin=0.1 * seed)
+        if seed == 0:
+            before = inner.experimental_get_tracing_count()
+    assert len(traces) == 1
+    assert inner.experimental_get_tracing_count() == before
+
+
+def test_unknown_batch_size_in_a_graph(addons):
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, WIDTH], tf.float32)]
+    )
+    def loss(labels, points):
+        return triplet_semihard_loss(labels, points, margin=1.0)
+
+    for size in (SIZE, 9):
+        labels, points = random_batch(np.random.default_rng(size), size=size, classes=3)
+        theirs = float(addons.triplet_semihard_loss(labels, points, 1.0))
+        assert float(loss(labels, points)) == pytest.approx(theirs, rel=1e-6)
+
+
+# --- hard ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_hard_equals_addons_and_loops(metric, soft, addons):
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        labels, points = random_batch(rng)
+        if seed >= 4:
+            for _ in range(8):
+                points[rng.integers(SIZE)] = points[rng.integers(SIZE)]
+        ours = value_and_gradient(
+            lambda e: triplet_hard_loss(labels, e, margin=0.7, soft=soft, distance_metric=metric),
+            points,
+        )
+        theirs = value_and_gradient(
+            lambda e: addons.triplet_hard_loss(labels, e, 0.7, soft, metric), points
+        )
+        loops = loss_oracles.triplet_hard(labels, points, margin=0.7, metric=metric, soft=soft)
+        assert_same(ours, theirs, relative=2e-6)
+        assert_same(ours, loops, relative=2e-5)
+
+
+def test_hard_on_a_grid_of_ties(addons):
+    for seed in range(8):
+        rng = np.random.default_rng(300 + seed)
+        labels, _ = random_batch(rng)
+        points = rng.integers(0, 3, size=(SIZE, WIDTH)).astype(np.float32)
+        points[:, 3:] = 0.0
+        ours = value_and_gradient(lambda e: triplet_hard_loss(labels, e, margin=0.5), points)
+        theirs = value_and_gradient(lambda e: addons.triplet_hard_loss(labels, e, 0.5), points)
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_hard_on_special_batches(soft, addons):
+    for name, labels, points in special_batches():
+        ours = value_and_gradient(
+            lambda e, y=labels: triplet_hard_loss(y, e, margin=0.4, soft=soft), points
+        )
+        theirs = value_and_gradient(
+            lambda e, y=labels: addons.triplet_hard_loss(y, e, 0.4, soft), points
+        )
+        assert np.all(np.isfinite(ours[1])), name
+        if np.isfinite(theirs[0]) and np.all(np.isfinite(theirs[1])):
+            assert ours[0] == pytest.approx(theirs[0], rel=2e-6, abs=1e-6), name
+            tolerance = 2e-6 * np.max(np.abs(theirs[1])) + 1e-7
+            assert np.max(np.abs(ours[1] - theirs[1])) <= tolerance, name
+
+
+def test_soft_margin_does_not_overflow(addons):
+    labels = np.r_[0, 0, 1, 1]
+    points = np.float32([[0, 0], [300, 0], [1, 0], [299, 0]])
+    assert np.isinf(float(addons.triplet_hard_loss(labels, points, 1.0, True)))
+    value, gradient = value_and_gradient(lambda e: triplet_hard_loss(labels, e, soft=True), points)
+    assert value == pytest.approx(298.0, abs=2.0)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_hard_drops_pairs_of_one_source_image():
+    labels, points = random_batch(np.random.default_rng(4), classes=4)
+    sources = labels * 100 + np.arange(SIZE) % 3
+    ours = value_and_gradient(
+        lambda e: triplet_hard_loss(labels, e, margin=1.0, source_rows=sources), points
+    )
+    loops = loss_oracles.triplet_hard(labels, points, margin=1.0, sources=sources)
+    assert_same(ours, loops, relative=2e-5)
+
+
+def test_hard_of_an_empty_batch_is_zero():
+    assert float(triplet_hard_loss(np.zeros(0, int), np.zeros((0, 4), np.float32))) == 0.0
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_statistics_against_loops(metric):
+    labels, points = random_batch(np.random.default_rng(6), classes=6)
+    margin = 0.2
+    table = [[loss_oracles.distance(a, b, metric) for b in points] for a in points.astype(float)]
+    positive, negative, active = [], [], []
+    for i in range(SIZE):
+        same = [table[i][j] for j in range(SIZE) if j != i and labels[j] == labels[i]]
+        other = [table[i][j] for j in range(SIZE) if labels[j] != labels[i]]
+        positive += same
+        negative += other
+        if same and other:
+            active.append(max(same) + margin > min(other))
+    found = triplet_statistics(labels, points, margin=margin, distance_metric=metric)
+    assert float(found["positive_distance"]) == pytest.approx(np.mean(positive), rel=1e-5)
+    assert float(found["negative_distance"]) == pytest.approx(np.mean(negative), rel=1e-5)
+    assert float(found["active_share"]) == pytest.approx(np.mean(active), rel=1e-6)
+    assert 0.0 < np.mean(active) < 1.0
+
+
+def test_statistics_of_a_collapse_and_of_nothing():
+    labels = np.arange(SIZE) // 4
+    collapsed = triplet_statistics(labels, np.ones((SIZE, WIDTH), np.float32), margin=0.2)
+    assert float(collapsed["active_share"]) == 1.0
+    assert float(collapsed["negative_distance"]) == 0.0
+    alone = triplet_statistics(np.zeros(1, int), np.ones((1, WIDTH), np.float32), margin=0.2)
+    assert {float(x) for x in alone.values()} == {0.0}
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"distance_metric": "cosine"}, "choose one of L2, squared-L2, angular"),
+        ({"margin": -0.1}, r"margin=-0.1 was given: give a finite number of at least 0"),
+        ({"margin": float("nan")}, "margin=nan was given"),
+        ({"margin": "wide"}, "margin='wide' was given"),
+        ({"images_per_class": 1}, "images_per_class=1 was given: .* at least 2"),
+        ({"images_per_class": 2.0}, "images_per_class=2.0 was given"),
+        ({"source_rows": [1, 2]}, "2 source rows came with 3 labels"),
+    ],
+)
+def test_bad_settings_are_refused_in_words(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        triplet_semihard_loss([0, 0, 1], np.ones((3, 2), np.float32), **settings)
+
+
+def test_shapes_that_do_not_fit_are_refused_in_words():
+    with pytest.raises(UserError, match="3 labels came with 4 embeddings"):
+        triplet_hard_loss([0, 0, 1], np.ones((4, 2), np.float32))
+    with pytest.raises(UserError, match=r"shape \(3,\) .* needs floating point embeddings"):
+        triplet_hard_loss([0, 0, 1], np.ones(3, np.float32))
+    with pytest.raises(UserError, match="type int64 came"):
+        triplet_hard_loss([0, 0, 1], np.ones((3, 2), np.int64))
