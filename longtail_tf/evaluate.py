@@ -30,6 +30,7 @@ class EvaluateConfig:
 def run(config: EvaluateConfig) -> dict[str, Any]:
     """Embeds the test set, applies every rule, writes evaluation.json and per_class.csv."""
     from longtail_tf import evaluation, records
+    from longtail_tf.enrolling.enroll_run import load_data
     from longtail_tf.trained_run import load_run
 
     if config.data and not config.out:
@@ -38,7 +39,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
             "folder for this one with --out."
         )
     trained = load_run(config.run_dir)
-    index = trained.load_data(config.data)
+    index = load_data(trained, config.data)
     results = evaluation.evaluate_test(
         trained,
         index,

@@ -41,6 +41,22 @@ def _is_positive(labels, sources, a, p):
     return sources is None or sources[a] != sources[p]
 
 
+def _share(row, chosen):
+    """Weight of each slot when the minimum over the chosen slots of a row has gradient 1.
+
+    Equal distances share it. Where the minimum is also the largest distance of the whole row,
+    tensorflow-addons, which shifts the row by that largest distance, takes its minimum over zeros:
+    each chosen slot gets 1 / B and the slots at the largest distance share what is left.
+    """
+    shares = {n: 1.0 / len(chosen) for n in chosen}
+    at_largest = [j for j, d in enumerate(row) if d == max(row)]
+    if set(chosen) <= set(at_largest):
+        shares = {n: 1.0 / len(row) for n in chosen}
+        for j in at_largest:
+            shares[j] = shares.get(j, 0.0) + (1.0 - len(chosen) / len(row)) / len(at_largest)
+    return shares
+
+
 def triplet_semihard(labels, points, *, margin, metric="L2", sources=None):
     """Value and gradient; equal distances share the gradient."""
     points = np.asarray(points, np.float64)
@@ -58,20 +74,20 @@ def triplet_semihard(labels, points, *, margin, metric="L2", sources=None):
                 continue
             pairs += 1
             beyond = [n for n in negatives if table[a][n] > table[a][p]]
-            chosen = []
+            to_negative, shares = 0.0, {}
             if beyond:
-                nearest = min(table[a][n] for n in beyond)
-                chosen = [n for n in beyond if table[a][n] == nearest]
+                to_negative = min(table[a][n] for n in beyond)
+                shares = _share(table[a], [n for n in beyond if table[a][n] == to_negative])
             elif negatives:
-                farthest = max(table[a][n] for n in negatives)
-                chosen = [n for n in negatives if table[a][n] == farthest]
-            to_negative = table[a][chosen[0]] if chosen else 0.0
+                to_negative = max(table[a][n] for n in negatives)
+                chosen = [n for n in negatives if table[a][n] == to_negative]
+                shares = {n: 1.0 / len(chosen) for n in chosen}
             hinge = margin + table[a][p] - to_negative
             if hinge >= 0.0:
                 total += hinge
                 add(a, p, 1.0)
-                for n in chosen:
-                    add(a, n, -1.0 / len(chosen))
+                for n, share in shares.items():
+                    add(a, n, -share)
     pairs = max(pairs, 1)
     return total / pairs, _chain(points, weights, metric) / pairs
 
@@ -87,12 +103,9 @@ def triplet_hard(labels, points, *, margin, metric="L2", soft=False, sources=Non
 
     for a in range(size):
         positives = [p for p in range(size) if _is_positive(labels, sources, a, p)]
-        negatives = [n for n in range(size) if labels[n] != labels[a]] or list(range(size))
+        negatives = [n for n in range(size) if labels[n] != labels[a]]
         far = max((table[a][p] for p in positives), default=0.0)
-        if any(labels[n] != labels[a] for n in negatives):
-            near = min(table[a][n] for n in negatives)
-        else:
-            near = max(table[a][n] for n in negatives)
+        near = min((table[a][n] for n in negatives), default=max(table[a]))
         gap = far - near
         value = np.log1p(np.exp(gap)) if soft else max(gap + margin, 0.0)
         slope = 1.0 / (1.0 + np.exp(-gap)) if soft else float(gap + margin >= 0.0)
@@ -100,9 +113,8 @@ def triplet_hard(labels, points, *, margin, metric="L2", soft=False, sources=Non
         hardest = [p for p in positives if table[a][p] == far]
         for p in hardest:
             add(a, p, slope / len(hardest))
-        nearest = [n for n in negatives if table[a][n] == near]
-        for n in nearest:
-            add(a, n, -slope / len(nearest))
+        for n, share in _share(table[a], [n for n in negatives if table[a][n] == near]).items():
+            add(a, n, -slope * share)
     return total / size, _chain(points, weights, metric) / size
 
 

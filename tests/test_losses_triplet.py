@@ -46,6 +46,41 @@ def assert_same(ours, theirs, relative=1e-6):
     assert np.max(np.abs(ours[1] - theirs[1])) <= relative * scale + 1e-9
 
 
+def ours(labels, points, **settings):
+    return value_and_gradient(lambda e: triplet_semihard_loss(labels, e, **settings), points)
+
+
+def ours_hard(labels, points, **settings):
+    return value_and_gradient(lambda e: triplet_hard_loss(labels, e, **settings), points)
+
+
+def theirs(addons, labels, points, margin, metric="L2"):
+    margin = tf.constant(margin, tf.float32)  # a plain number would be traced anew
+    return value_and_gradient(
+        lambda e: addons.triplet_semihard_loss(labels, e, margin, metric), points
+    )
+
+
+def theirs_hard(addons, labels, points, margin, soft=False, metric="L2"):
+    margin = tf.constant(margin, tf.float32)
+    return value_and_gradient(
+        lambda e: addons.triplet_hard_loss(labels, e, margin, soft, metric), points
+    )
+
+
+def with_duplicates(rng, points, copies=8):
+    for _ in range(copies):
+        points[rng.integers(len(points))] = points[rng.integers(len(points))]
+    return points
+
+
+def grid(rng):
+    """Small integer coordinates: arithmetic is exact and most distances tie."""
+    points = np.zeros((SIZE, WIDTH), np.float32)
+    points[:, :3] = rng.integers(0, 3, size=(SIZE, 3))
+    return points
+
+
 def random_batch(rng, size=SIZE, width=WIDTH, spread=0.7, classes=None):
     """Ragged labels with singletons, embeddings around class centres."""
     classes = classes or int(rng.integers(2, size // 2 + 1))
@@ -60,54 +95,36 @@ def random_batch(rng, size=SIZE, width=WIDTH, spread=0.7, classes=None):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_semihard_equals_addons_and_loops_on_ragged_batches(metric, way, addons):
-    for seed in range(12):
+    for seed in range(8):
         rng = np.random.default_rng(seed)
         labels, points = random_batch(rng)
         margin = float(rng.uniform(0.0, 3.0))
-        ours = value_and_gradient(
-            lambda e: triplet_semihard_loss(labels, e, margin=margin, distance_metric=metric),
-            points,
-        )
-        addons_result = value_and_gradient(
-            lambda e: addons.triplet_semihard_loss(labels, e, margin, metric), points
-        )
+        found = ours(labels, points, margin=margin, distance_metric=metric)
+        assert_same(found, theirs(addons, labels, points, margin, metric))
         loops = loss_oracles.triplet_semihard(labels, points, margin=margin, metric=metric)
-        assert_same(ours, addons_result)
-        assert_same(ours, loops, relative=2e-5)
+        assert_same(found, loops, relative=2e-5)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_semihard_shares_ties_as_addons_do(metric, way, addons):
-    for seed in range(12):
+def test_semihard_shares_ties_between_duplicates_as_addons_do(metric, way, addons):
+    for seed in range(8):
         rng = np.random.default_rng(100 + seed)
         labels, points = random_batch(rng, classes=5)
-        # Duplicates inside classes, between classes, pairs and triples.
-        for _ in range(8):
-            points[rng.integers(SIZE)] = points[rng.integers(SIZE)]
-        ours = value_and_gradient(
-            lambda e: triplet_semihard_loss(labels, e, margin=1.0, distance_metric=metric), points
-        )
-        theirs = value_and_gradient(
-            lambda e: addons.triplet_semihard_loss(labels, e, 1.0, metric), points
-        )
-        assert_same(ours, theirs)
-        assert_same(
-            ours,
-            loss_oracles.triplet_semihard(labels, points, margin=1.0, metric=metric),
-            relative=2e-5,
-        )
+        points = with_duplicates(rng, points)
+        found = ours(labels, points, margin=1.0, distance_metric=metric)
+        assert_same(found, theirs(addons, labels, points, 1.0, metric))
 
 
-def test_semihard_shares_ties_on_a_grid(way, addons):
-    """Small integer coordinates: most distances tie, also positives with negatives."""
-    for seed in range(12):
+@pytest.mark.parametrize("metric", ["L2", "squared-L2"])
+def test_semihard_shares_ties_on_a_grid(metric, way, addons):
+    for seed in range(8):
         rng = np.random.default_rng(200 + seed)
         labels, _ = random_batch(rng)
-        points = rng.integers(0, 3, size=(SIZE, WIDTH)).astype(np.float32)
-        points[:, 3:] = 0.0
-        ours = value_and_gradient(lambda e: triplet_semihard_loss(labels, e, margin=0.5), points)
-        theirs = value_and_gradient(lambda e: addons.triplet_semihard_loss(labels, e, 0.5), points)
-        assert_same(ours, theirs)
+        points = grid(rng)
+        found = ours(labels, points, margin=0.45, distance_metric=metric)
+        assert_same(found, theirs(addons, labels, points, 0.45, metric))
+        loops = loss_oracles.triplet_semihard(labels, points, margin=0.45, metric=metric)
+        assert_same(found, loops)
 
 
 def special_batches():
@@ -128,36 +145,29 @@ def special_batches():
 @pytest.mark.parametrize("metric", METRICS)
 def test_semihard_on_special_batches(metric, way, addons):
     for name, labels, points in special_batches():
-        ours = value_and_gradient(
-            lambda e, y=labels: triplet_semihard_loss(y, e, margin=0.4, distance_metric=metric),
-            points,
-        )
-        theirs = value_and_gradient(
-            lambda e, y=labels: addons.triplet_semihard_loss(y, e, 0.4, metric), points
-        )
-        assert np.all(np.isfinite(ours[1])), name
-        assert np.isfinite(theirs[0]), name
-        assert ours[0] == pytest.approx(theirs[0], rel=2e-6, abs=1e-6), name
-        tolerance = 1e-6 * np.max(np.abs(theirs[1])) + 1e-7
+        found = ours(labels, points, margin=0.4, distance_metric=metric)
+        expected = theirs(addons, labels, points, 0.4, metric)
+        assert np.isfinite(expected[0]), name
+        assert np.all(np.isfinite(found[1])), name
+        assert found[0] == pytest.approx(expected[0], rel=2e-6, abs=1e-6), name
+        tolerance = 1e-6 * np.max(np.abs(expected[1])) + 1e-7
         if metric == "angular" and np.all(points == points[0]):
             tolerance = 1e-5  # rounding of gradients that cancel
-        assert np.max(np.abs(ours[1] - theirs[1])) <= tolerance, name
+        assert np.max(np.abs(found[1] - expected[1])) <= tolerance, name
 
 
 def test_semihard_is_zero_without_a_positive_pair(way, addons):
     labels = np.arange(SIZE)
     points = np.random.default_rng(0).normal(size=(SIZE, WIDTH)).astype(np.float32)
     assert np.isnan(float(addons.triplet_semihard_loss(labels, points)))
-    value, gradient = value_and_gradient(lambda e: triplet_semihard_loss(labels, e), points)
+    value, gradient = ours(labels, points)
     assert value == 0.0
     assert np.all(gradient == 0.0)
 
 
 @pytest.mark.parametrize("size", [0, 1])
 def test_semihard_on_no_and_one_slot(size):
-    value, gradient = value_and_gradient(
-        lambda e: triplet_semihard_loss(np.zeros(size, int), e), np.ones((size, 4), np.float32)
-    )
+    value, gradient = ours(np.zeros(size, int), np.ones((size, 4), np.float32))
     assert value == 0.0
     assert np.all(gradient == 0.0)
 
@@ -173,40 +183,31 @@ def test_semihard_drops_pairs_of_one_source_image(way):
         rng = np.random.default_rng(seed)
         labels, points = random_batch(rng, classes=4)
         sources = labels * 100 + rng.integers(0, 3, SIZE)
-        ours = value_and_gradient(
-            lambda e: triplet_semihard_loss(labels, e, margin=1.0, source_rows=sources), points
-        )
+        found = ours(labels, points, margin=1.0, source_rows=sources)
         loops = loss_oracles.triplet_semihard(labels, points, margin=1.0, sources=sources)
         plain = loss_oracles.triplet_semihard(labels, points, margin=1.0)
-        assert_same(ours, loops, relative=2e-5)
+        assert_same(found, loops, relative=2e-5)
         assert abs(loops[0] - plain[0]) > 1e-4  # the mask matters in this batch
 
 
 @pytest.mark.parametrize("images_per_class", [2, 4, 8, 16, 64])
 def test_stated_images_per_class_gives_the_same_answer(images_per_class, addons):
-    size = 320
+    size = 272
     rng = np.random.default_rng(images_per_class)
-    labels = np.repeat(np.arange(-(-size // images_per_class)), images_per_class)[:size]
+    labels = np.arange(size) // images_per_class
     points = rng.normal(size=(size, WIDTH)).astype(np.float32)
     points[7] = points[150]
-    stated = value_and_gradient(
-        lambda e: triplet_semihard_loss(labels, e, margin=0.5, images_per_class=images_per_class),
-        points,
-    )
-    unstated = value_and_gradient(lambda e: triplet_semihard_loss(labels, e, margin=0.5), points)
-    theirs = value_and_gradient(lambda e: addons.triplet_semihard_loss(labels, e, 0.5), points)
-    assert_same(unstated, theirs)
-    assert_same(stated, theirs)
+    expected = theirs(addons, labels, points, 0.5)
+    stated = ours(labels, points, margin=0.5, images_per_class=images_per_class)
+    assert_same(stated, expected)
+    if images_per_class in (4, 64):
+        assert_same(ours(labels, points, margin=0.5), expected)
 
 
 def test_wrongly_stated_images_per_class_still_gives_the_right_answer(addons):
-    rng = np.random.default_rng(0)
-    labels, points = random_batch(rng, size=320, classes=20)
-    ours = value_and_gradient(
-        lambda e: triplet_semihard_loss(labels, e, margin=0.5, images_per_class=2), points
-    )
-    theirs = value_and_gradient(lambda e: addons.triplet_semihard_loss(labels, e, 0.5), points)
-    assert_same(ours, theirs)
+    labels, points = random_batch(np.random.default_rng(0), size=272, classes=20)
+    found = ours(labels, points, margin=0.5, images_per_class=2)
+    assert_same(found, theirs(addons, labels, points, 0.5))
 
 
 @pytest.mark.parametrize(("dtype", "digits"), [(tf.float16, 1e-3), (tf.bfloat16, 8e-3)])
@@ -215,13 +216,13 @@ def test_half_precision_is_computed_in_float32_and_cast_back(dtype, digits, addo
     half = tf.cast(points, dtype)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(half)
-        ours = triplet_semihard_loss(labels, half, margin=1.0)
-        theirs = addons.triplet_semihard_loss(labels, half, 1.0)
-    assert ours.dtype == dtype
+        found = triplet_semihard_loss(labels, half, margin=1.0)
+        expected = addons.triplet_semihard_loss(labels, half, 1.0)
+    assert found.dtype == dtype
     # The same float32 result cast once: not within a tolerance, equal.
-    assert float(ours) == float(theirs)
-    gradients = [tf.cast(tape.gradient(x, half), tf.float32) for x in (ours, theirs)]
-    assert tape.gradient(ours, half).dtype == dtype
+    assert float(found) == float(expected)
+    gradients = [tf.cast(tape.gradient(x, half), tf.float32) for x in (found, expected)]
+    assert tape.gradient(found, half).dtype == dtype
     np.testing.assert_allclose(*gradients, atol=digits * np.max(np.abs(gradients[1])))
 
 
@@ -238,10 +239,8 @@ def test_semihard_gives_the_same_in_graph_and_when_compiled(addons):
     for function in (tf.function(step), tf.function(step, jit_compile=True)):
         loss, gradient = function(tf.constant(points))
         assert_same((float(loss), gradient.numpy()), (float(eager[0]), eager[1].numpy()), 2e-6)
-    theirs = value_and_gradient(
-        lambda e: 3.0 * addons.triplet_semihard_loss(labels, e, 1.0), points
-    )
-    assert_same((float(eager[0]), eager[1].numpy()), theirs)
+    value, gradient = theirs(addons, labels, points, 1.0)
+    assert_same((float(eager[0]), eager[1].numpy()), (3.0 * value, 3.0 * gradient))
 
 
 @pytest.mark.parametrize("size", [SIZE, 300])
@@ -273,8 +272,8 @@ def test_unknown_batch_size_in_a_graph(addons):
 
     for size in (SIZE, 9):
         labels, points = random_batch(np.random.default_rng(size), size=size, classes=3)
-        theirs = float(addons.triplet_semihard_loss(labels, points, 1.0))
-        assert float(loss(labels, points)) == pytest.approx(theirs, rel=1e-6)
+        expected = float(addons.triplet_semihard_loss(labels, points, 1.0))
+        assert float(loss(labels, points)) == pytest.approx(expected, rel=1e-6)
 
 
 # --- hard ----------------------------------------------------------------------------------------
@@ -286,53 +285,43 @@ def test_hard_equals_addons_and_loops(metric, soft, addons):
     for seed in range(8):
         rng = np.random.default_rng(seed)
         labels, points = random_batch(rng)
-        if seed >= 4:
-            for _ in range(8):
-                points[rng.integers(SIZE)] = points[rng.integers(SIZE)]
-        ours = value_and_gradient(
-            lambda e: triplet_hard_loss(labels, e, margin=0.7, soft=soft, distance_metric=metric),
-            points,
-        )
-        theirs = value_and_gradient(
-            lambda e: addons.triplet_hard_loss(labels, e, 0.7, soft, metric), points
-        )
+        found = ours_hard(labels, points, margin=0.7, soft=soft, distance_metric=metric)
+        assert_same(found, theirs_hard(addons, labels, points, 0.7, soft, metric), relative=2e-6)
         loops = loss_oracles.triplet_hard(labels, points, margin=0.7, metric=metric, soft=soft)
-        assert_same(ours, theirs, relative=2e-6)
-        assert_same(ours, loops, relative=2e-5)
+        assert_same(found, loops, relative=2e-5)
 
 
-def test_hard_on_a_grid_of_ties(addons):
+@pytest.mark.parametrize("soft", [False, True])
+def test_hard_shares_ties(soft, addons):
     for seed in range(8):
         rng = np.random.default_rng(300 + seed)
-        labels, _ = random_batch(rng)
-        points = rng.integers(0, 3, size=(SIZE, WIDTH)).astype(np.float32)
-        points[:, 3:] = 0.0
-        ours = value_and_gradient(lambda e: triplet_hard_loss(labels, e, margin=0.5), points)
-        theirs = value_and_gradient(lambda e: addons.triplet_hard_loss(labels, e, 0.5), points)
-        assert_same(ours, theirs)
+        labels, points = random_batch(rng)
+        points = with_duplicates(rng, points)
+        found = ours_hard(labels, points, margin=0.45, soft=soft)
+        assert_same(found, theirs_hard(addons, labels, points, 0.45, soft), relative=2e-6)
+        points = grid(rng)
+        found = ours_hard(labels, points, margin=0.45, soft=soft)
+        assert_same(found, theirs_hard(addons, labels, points, 0.45, soft))
+        assert_same(found, loss_oracles.triplet_hard(labels, points, margin=0.45, soft=soft))
 
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_hard_on_special_batches(soft, addons):
     for name, labels, points in special_batches():
-        ours = value_and_gradient(
-            lambda e, y=labels: triplet_hard_loss(y, e, margin=0.4, soft=soft), points
-        )
-        theirs = value_and_gradient(
-            lambda e, y=labels: addons.triplet_hard_loss(y, e, 0.4, soft), points
-        )
-        assert np.all(np.isfinite(ours[1])), name
-        if np.isfinite(theirs[0]) and np.all(np.isfinite(theirs[1])):
-            assert ours[0] == pytest.approx(theirs[0], rel=2e-6, abs=1e-6), name
-            tolerance = 2e-6 * np.max(np.abs(theirs[1])) + 1e-7
-            assert np.max(np.abs(ours[1] - theirs[1])) <= tolerance, name
+        found = ours_hard(labels, points, margin=0.4, soft=soft)
+        expected = theirs_hard(addons, labels, points, 0.4, soft)
+        assert np.all(np.isfinite(found[1])), name
+        if np.isfinite(expected[0]) and np.all(np.isfinite(expected[1])):
+            assert found[0] == pytest.approx(expected[0], rel=2e-6, abs=1e-6), name
+            tolerance = 2e-6 * np.max(np.abs(expected[1])) + 1e-7
+            assert np.max(np.abs(found[1] - expected[1])) <= tolerance, name
 
 
 def test_soft_margin_does_not_overflow(addons):
     labels = np.r_[0, 0, 1, 1]
     points = np.float32([[0, 0], [300, 0], [1, 0], [299, 0]])
     assert np.isinf(float(addons.triplet_hard_loss(labels, points, 1.0, True)))
-    value, gradient = value_and_gradient(lambda e: triplet_hard_loss(labels, e, soft=True), points)
+    value, gradient = ours_hard(labels, points, soft=True)
     assert value == pytest.approx(298.0, abs=2.0)
     assert np.all(np.isfinite(gradient))
 
@@ -340,11 +329,9 @@ def test_soft_margin_does_not_overflow(addons):
 def test_hard_drops_pairs_of_one_source_image():
     labels, points = random_batch(np.random.default_rng(4), classes=4)
     sources = labels * 100 + np.arange(SIZE) % 3
-    ours = value_and_gradient(
-        lambda e: triplet_hard_loss(labels, e, margin=1.0, source_rows=sources), points
-    )
+    found = ours_hard(labels, points, margin=1.0, source_rows=sources)
     loops = loss_oracles.triplet_hard(labels, points, margin=1.0, sources=sources)
-    assert_same(ours, loops, relative=2e-5)
+    assert_same(found, loops, relative=2e-5)
 
 
 def test_hard_of_an_empty_batch_is_zero():

@@ -1,132 +1,164 @@
-"""Softmax cross entropy over very many classes, a chunk of classes at a time."""
+"""Softmax cross entropy over so many classes that their logits should not exist all at once."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, Callable, Optional
 
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.losses.names import check_number
-from longtail_tf.losses.triplet import checked_batch
+
+_LOWEST = -1e30  # below any logit; -inf less itself would be NaN
 
 
 def chunked_cross_entropy(
     labels: Any,
-    embeddings: Any,
+    neck_output: Any,
     kernel: Any,
     *,
-    logit_offsets: Any = None,
-    label_smoothing: float = 0.0,
-    chunk_size: int = 8192,
+    chunk: int = 8192,
+    class_offsets: Any = None,
 ) -> tf.Tensor:
-    """Mean cross entropy of logits = embeddings kernel^T + logit_offsets, without [B, C] tensors.
+    """Mean softmax cross entropy of neck_output @ kernel, a chunk of classes at a time.
 
-    Same value and gradients as the plain formula. The logits are made twice, chunk by chunk: once
-    for the log-sum-exp, once for the gradients. Besides the kernel's own gradient, memory is about
-    three tensors [B, chunk_size].
+    Value and gradient are those of the full softmax, to rounding. Of [B, C] no more than one chunk,
+    [B, chunk] logits and their exponentials, exists at a time; backward makes each chunk again, at
+    the price of one matrix product in four. The gradient by the kernel is dense, [D, C].
+
+    The loop over chunks is unrolled: some 20 operations a chunk in a traced graph.
 
     Args:
-      labels: int [B], 0 .. C - 1.
-      embeddings: [B, D]; computed in float32.
-      kernel: [C, D], one row a class; its gradient is dense.
-      logit_offsets: [C] to add to the logits (log class shares for a logit-adjusted loss); no
-        gradient.
-      label_smoothing: share of the target spread over all classes, 0 up to 1.
-      chunk_size: classes in a chunk, at least 1.
+      labels: int [B], 0 to C - 1.
+      neck_output: float [B, D], any precision; computed in float32.
+      kernel: tensor or variable [D, C], C known when tracing.
+      chunk: classes at a time, at least 1. 8192 holds a chunk of 128 slots in 4 MB.
+      class_offsets: float [C] added to the logits, such as `class_weights.prior_offsets` for the
+        logit-adjusted loss; no gradient flows to them. None for none.
 
     Returns:
-      Scalar float32.
+      float32 scalar; 0 for an empty batch.
 
     Raises:
-      UserError: a setting out of range or shapes that do not fit.
+      UserError: the shapes do not fit, or a chunk below 1.
     """
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-        raise UserError(f"chunk_size={chunk_size!r} was given: give a whole number of at least 1.")
-    smoothing = check_number(label_smoothing, "label_smoothing", minimum=0.0)
-    labels, points, _ = checked_batch(labels, embeddings, None)
-    kernel = tf.convert_to_tensor(kernel)
-    check_kernel(points, kernel)
-    offsets = None if logit_offsets is None else tf.cast(logit_offsets, tf.float32)
-    labels = tf.cast(labels, tf.int32)
-
-    @tf.custom_gradient
-    def from_weights(points: tf.Tensor, kernel: tf.Tensor) -> tuple:
-        number = tf.shape(kernel)[0]
-        size = tf.cast(tf.shape(points)[0], tf.float32)
-
-        def logits_of(first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-            logits = tf.matmul(points, kernel[first:last], transpose_b=True)
-            return logits if offsets is None else logits + offsets[tf.newaxis, first:last]
-
-        def add_chunk(first: tf.Tensor, log_sum: tf.Tensor) -> tuple:
-            last = tf.minimum(first + chunk_size, number)
-            part = tf.reduce_logsumexp(logits_of(first, last), axis=1)
-            return last, _log_add(log_sum, part)
-
-        _, log_sums = tf.while_loop(
-            lambda first, _: first < number,
-            add_chunk,
-            (tf.constant(0), tf.fill(tf.shape(labels), -float("inf"))),
-            parallel_iterations=1,
-        )
-        own = tf.reduce_sum(points * tf.gather(kernel, labels), axis=1)
-        average = tf.linalg.matvec(points, tf.reduce_mean(kernel, axis=0))
-        if offsets is not None:
-            own += tf.gather(offsets, labels)
-            average += tf.reduce_mean(offsets)
-        losses = log_sums - (1.0 - smoothing) * own - smoothing * average
-
-        def gradient(upstream: tf.Tensor) -> tuple:
-            even = smoothing / tf.cast(number, tf.float32)
-            scale = upstream / size
-
-            def add_gradients(
-                chunk: tf.Tensor, by_points: tf.Tensor, by_kernel: tf.TensorArray
-            ) -> tuple:
-                first = chunk * chunk_size
-                last = tf.minimum(first + chunk_size, number)
-                shares = tf.exp(logits_of(first, last) - log_sums[:, tf.newaxis])
-                target = tf.one_hot(
-                    labels - first, last - first, on_value=1.0 - smoothing + even, off_value=even
-                )
-                by_logits = scale * (shares - target)
-                by_points += tf.matmul(by_logits, kernel[first:last])
-                by_kernel = by_kernel.write(chunk, tf.matmul(by_logits, points, transpose_a=True))
-                return chunk + 1, by_points, by_kernel
-
-            chunks = (number + chunk_size - 1) // chunk_size
-            _, by_points, by_kernel = tf.while_loop(
-                lambda chunk, *_: chunk < chunks,
-                add_gradients,
-                (
-                    tf.constant(0),
-                    tf.zeros_like(points),
-                    tf.TensorArray(tf.float32, size=chunks, infer_shape=False),
-                ),
-                parallel_iterations=1,
+    labels, points, kernel = checked_head(labels, neck_output, kernel)
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise UserError(f"chunk={chunk!r} was given: give a whole number of classes, at least 1.")
+    if class_offsets is not None:
+        class_offsets = tf.stop_gradient(tf.cast(class_offsets, tf.float32))
+        if not class_offsets.shape.is_compatible_with(kernel.shape[1:]):
+            raise UserError(
+                f"class_offsets of shape {class_offsets.shape} came with a kernel of "
+                f"{kernel.shape[1]} classes: give one offset a class, or None."
             )
-            return by_points, by_kernel.concat()
-
-        return tf.reduce_mean(losses), gradient
-
-    return from_weights(tf.cast(points, tf.float32), tf.cast(kernel, tf.float32))
+    return _cross_entropy(chunk)(labels, tf.cast(points, tf.float32), kernel, class_offsets)
 
 
-def check_kernel(points: tf.Tensor, kernel: tf.Tensor) -> None:
-    """Refuses a kernel that does not fit the embeddings.
+def checked_head(labels: Any, neck_output: Any, kernel: Any) -> tuple:
+    """Labels int32 [B], neck output [B, D] and kernel [D, C] as tensors.
 
     Raises:
-      UserError: it is not [C, D].
+      UserError: the shapes known so far do not fit.
     """
-    if kernel.shape.rank != 2 or not kernel.shape[1:].is_compatible_with(points.shape[1:]):
+    points, kernel = tf.convert_to_tensor(neck_output), tf.convert_to_tensor(kernel)
+    labels = tf.reshape(tf.cast(labels, tf.int32), [-1])
+    fits = (
+        points.shape.rank == 2
+        and kernel.shape.rank == 2
+        and points.shape[1:].is_compatible_with(kernel.shape[:1])
+        and points.shape[:1].is_compatible_with(labels.shape)
+    )
+    if not fits or kernel.shape[1] is None:
         raise UserError(
-            f"a kernel of shape {kernel.shape} came with embeddings of shape {points.shape}: give "
-            "one row a class, as long as an embedding."
+            f"labels {labels.shape}, neck output {points.shape} and kernel {kernel.shape} came: "
+            "give labels [B], neck output [B, D] and a kernel [D, C] of a known number of classes C."
         )
+    return labels, points, kernel
 
 
-def _log_add(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    """log(exp(left) + exp(right)), left may be -inf."""
-    largest = tf.maximum(left, right)
-    return largest + tf.math.log(tf.exp(left - largest) + tf.exp(right - largest))
+@functools.lru_cache(maxsize=16)
+def _cross_entropy(chunk: int) -> Callable:
+    """The loss for one chunk size; a graph even when called eagerly, so that buffers are reused."""
+
+    def log_totals(points: tf.Tensor, kernel: tf.Tensor, offsets: Optional[tf.Tensor]) -> tf.Tensor:
+        """Logarithm of each row's sum of exponentials, [B, 1], in one pass over the chunks."""
+        top = tf.fill([tf.shape(points)[0], 1], _LOWEST)
+        total = tf.zeros_like(top)
+        for begin in range(0, kernel.shape[1], chunk):
+            with tf.control_dependencies([total]):  # one chunk after the other
+                logits = _logits(points, kernel, offsets, begin, chunk)
+            higher = tf.maximum(top, tf.reduce_max(logits, axis=1, keepdims=True))
+            summed = tf.reduce_sum(tf.exp(logits - higher), axis=1, keepdims=True)
+            total = total * tf.exp(top - higher) + summed
+            top = higher
+        return top + tf.math.log(total)
+
+    @tf.function(autograph=False)
+    def forward(
+        labels: tf.Tensor, points: tf.Tensor, kernel: tf.Tensor, offsets: Optional[tf.Tensor]
+    ) -> tuple:
+        totals = log_totals(points, kernel, offsets)
+        own = tf.cast(tf.gather(kernel, labels, axis=1), tf.float32)  # [D, B]
+        logits = tf.reduce_sum(points * tf.transpose(own), axis=1)
+        if offsets is not None:
+            logits += tf.gather(offsets, labels)
+        losses = tf.squeeze(totals, axis=1) - logits
+        return tf.reduce_sum(losses) * _share(points), totals
+
+    @tf.function(autograph=False)
+    def backward(
+        upstream: tf.Tensor,
+        labels: tf.Tensor,
+        points: tf.Tensor,
+        kernel: tf.Tensor,
+        offsets: Optional[tf.Tensor],
+        totals: tf.Tensor,
+    ) -> tuple:
+        factor = upstream * _share(points)
+        by_points = tf.zeros_like(points)
+        # Not zeros, which would be one more constant of this size; every column is written below,
+        # in place, as nothing else holds on to the tensor.
+        by_kernel = tf.raw_ops.Empty(shape=kernel.shape, dtype=kernel.dtype)
+        scaled = factor * points
+        for begin in range(0, kernel.shape[1], chunk):
+            with tf.control_dependencies([by_kernel, by_points]):
+                logits = _logits(points, kernel, offsets, begin, chunk)
+            width = min(chunk, kernel.shape[1] - begin)
+            beyond = tf.exp(logits - totals) - tf.one_hot(labels - begin, width)
+            columns = kernel[:, begin : begin + width]
+            by_points += tf.matmul(beyond, tf.cast(columns, tf.float32), transpose_b=True)
+            by_kernel = tf.raw_ops.TensorStridedSliceUpdate(
+                input=by_kernel,
+                begin=[0, begin],
+                end=[kernel.shape[0], begin + width],
+                strides=[1, 1],
+                value=tf.cast(tf.matmul(scaled, beyond, transpose_a=True), kernel.dtype),
+            )
+        return factor * by_points, by_kernel
+
+    def loss(
+        labels: tf.Tensor, points: tf.Tensor, kernel: tf.Tensor, offsets: Optional[tf.Tensor]
+    ) -> tf.Tensor:
+        @tf.custom_gradient
+        def of_head(points: tf.Tensor, kernel: tf.Tensor) -> tuple:
+            value, totals = forward(labels, points, kernel, offsets)
+            return value, lambda upstream: backward(
+                upstream, labels, points, kernel, offsets, totals
+            )
+
+        return of_head(points, kernel)
+
+    return loss
+
+
+def _logits(
+    points: tf.Tensor, kernel: tf.Tensor, offsets: Optional[tf.Tensor], begin: int, chunk: int
+) -> tf.Tensor:
+    logits = tf.matmul(points, tf.cast(kernel[:, begin : begin + chunk], tf.float32))
+    return logits if offsets is None else logits + offsets[begin : begin + chunk]
+
+
+def _share(points: tf.Tensor) -> tf.Tensor:
+    """What one slot counts in the mean."""
+    return 1.0 / tf.maximum(tf.cast(tf.shape(points)[0], tf.float32), 1.0)

@@ -77,9 +77,7 @@ def classification_loss(
     if name == "cross_entropy":
         each = functools.partial(_cross_entropy, label_smoothing=label_smoothing)
     elif name == "logit_adjusted":
-        each = functools.partial(
-            _logit_adjusted, offsets=class_weights.prior_offsets(class_counts)
-        )
+        each = functools.partial(_logit_adjusted, offsets=class_weights.prior_offsets(class_counts))
     elif name == "class_balanced":
         each = functools.partial(
             _class_balanced,
@@ -131,9 +129,7 @@ def _focal(labels: tf.Tensor, logits: tf.Tensor, *, gamma: float) -> tf.Tensor:
     return tf.pow(rest, gamma) * losses
 
 
-def _ldam(
-    labels: tf.Tensor, logits: tf.Tensor, *, margins: np.ndarray, scale: Any
-) -> tf.Tensor:
+def _ldam(labels: tf.Tensor, logits: tf.Tensor, *, margins: np.ndarray, scale: Any) -> tf.Tensor:
     lowered = tf.one_hot(labels, tf.shape(logits)[1]) * margins
     return _cross_entropy(
         labels, logits - tf.cast(scale, tf.float32) * lowered, label_smoothing=0.0

@@ -1,4 +1,4 @@
-"""Softmax cross entropy over the classes of the batch and a sample of the others."""
+"""Softmax cross entropy over the classes of the batch and a random sample of the others."""
 
 from __future__ import annotations
 
@@ -7,66 +7,81 @@ from typing import Any
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.losses import pairwise
-from longtail_tf.losses.chunked import check_kernel
-from longtail_tf.losses.triplet import checked_batch
+from longtail_tf.losses.chunked import checked_head
+
+_NEVER = -1e30
 
 
 def partial_cross_entropy(
-    labels: Any, embeddings: Any, kernel: Any, *, num_sampled: int, seed: int, step: Any
+    labels: Any,
+    neck_output: Any,
+    kernel: Any,
+    *,
+    num_sampled: int,
+    seed: Any,
+    step: Any,
 ) -> tf.Tensor:
-    """Mean cross entropy over the batch's own classes and `num_sampled` other ones.
+    """Mean softmax cross entropy over the classes of the batch and `num_sampled` drawn ones.
 
-    Partial FC: An 2021, section 3, arXiv:2010.05222; a step costs O(B * num_sampled) whatever the
-    number of classes. The sample takes one class out of each of num_sampled equal ranges of class
-    ids, so that it needs no pass over all classes and every class is as likely as any other.
+    Partial FC (An 2021, section 3.2, arXiv:2010.05222): the classes that occur in the batch always
+    stay, the others by chance, and nothing corrects the logits for it. Logits are
+    [B, B + num_sampled]; the gradient by the kernel is dense, [D, C], 0 in the columns left out.
 
     Args:
-      labels: int [B], 0 .. C - 1.
-      embeddings: [B, D]; computed in float32.
-      kernel: [C, D], one row a class, C known when tracing. A variable's gradient is sparse (only
-        the rows that took part), so an optimizer moves no others.
-      num_sampled: classes drawn, 1 .. C; with C all classes take part: the full cross entropy.
-      seed: of the draw.
-      step: training step, int scalar; the draw is a pure function of (seed, step).
+      labels: int [B], 0 to C - 1.
+      neck_output: float [B, D], any precision; computed in float32.
+      kernel: tensor or variable [D, C], C known when tracing.
+      num_sampled: classes drawn, 1 to C; those that occur in the batch anyway count among them.
+        With C this is the full softmax.
+      seed: int; with the step it alone determines the draw.
+      step: int, or an int scalar tensor.
 
     Returns:
-      Scalar float32.
+      float32 scalar; 0 for an empty batch.
 
     Raises:
-      UserError: num_sampled out of range or shapes that do not fit.
+      UserError: the shapes do not fit, or `num_sampled` is out of range.
     """
-    labels, points, _ = checked_batch(labels, embeddings, None)
-    kernel = kernel if tf.is_tensor(kernel) else tf.convert_to_tensor(kernel)
-    check_kernel(points, kernel)
-    number = kernel.shape[0]
-    if isinstance(num_sampled, bool) or not 1 <= num_sampled <= number:
-        raise UserError(
-            f"num_sampled={num_sampled!r} was given: give a whole number from 1 to the number of "
-            f"classes, {number}."
-        )
-    labels = tf.cast(labels, tf.int64)
-    points = tf.cast(points, tf.float32)
-    sampled = sampled_classes(number, num_sampled, seed=seed, step=step)
-    own = pairwise.classes_of(labels)
+    labels, points, kernel = checked_head(labels, neck_output, kernel)
+    sampled = sample_classes(kernel.shape[1], num_sampled=num_sampled, seed=seed, step=step)
     slots = tf.range(tf.shape(labels)[0])
-    # Columns: one a slot, of which only the first slot of each class counts, then the sample
-    # without the classes that already have a column.
-    ordered = tf.sort(labels)
-    place = tf.minimum(tf.searchsorted(ordered, sampled), tf.shape(ordered)[0] - 1)
-    counts = tf.concat([own.ids == slots, tf.gather(ordered, place) != sampled], axis=0)
-    rows = tf.cast(tf.gather(kernel, tf.concat([labels, sampled], axis=0)), tf.float32)
-    logits = tf.matmul(points, rows, transpose_b=True)
-    logits = tf.where(counts[tf.newaxis, :], logits, -1e30)
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=own.ids, logits=logits)
-    return tf.reduce_mean(losses)
+    same = labels[:, tf.newaxis] == labels[tf.newaxis, :]
+    first = tf.reduce_min(tf.where(same, slots[tf.newaxis, :], labels.dtype.max), axis=1)
+    # A class is one column only: that of its first slot, or else that of its draw.
+    in_batch = tf.reduce_any(sampled[:, tf.newaxis] == labels[tf.newaxis, :], axis=1)
+    left_out = tf.concat([first != slots, in_batch], axis=0)
+    columns = tf.gather(kernel, tf.concat([labels, sampled], axis=0), axis=1)
+    logits = tf.matmul(tf.cast(points, tf.float32), tf.cast(columns, tf.float32))
+    logits = tf.where(left_out, _NEVER, logits)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=first, logits=logits)
+    return tf.reduce_sum(losses) / tf.maximum(tf.cast(tf.shape(labels)[0], tf.float32), 1.0)
 
 
-def sampled_classes(number: int, num_sampled: int, *, seed: int, step: Any) -> tf.Tensor:
-    """Distinct class ids int64 [num_sampled] of `number`, rising, drawn from (seed, step)."""
+def sample_classes(num_classes: int, *, num_sampled: int, seed: Any, step: Any) -> tf.Tensor:
+    """Draws distinct classes in O(num_sampled): a pure function of (seed, step).
+
+    The ring of classes is turned by a random angle, cut into `num_sampled` arcs as equal as can be,
+    and one class drawn from each. So every class has the same chance, num_sampled / num_classes,
+    and as classes are numbered by falling count, each draw spans head and tail evenly; classes of
+    one arc never come together.
+
+    Returns:
+      int32 [num_sampled].
+
+    Raises:
+      UserError: `num_sampled` is not a whole number of 1 to num_classes.
+    """
+    whole = isinstance(num_sampled, int) and not isinstance(num_sampled, bool)
+    if not whole or not 1 <= num_sampled <= num_classes:
+        raise UserError(
+            f"num_sampled={num_sampled!r} was given for a classifier of {num_classes} classes: give "
+            f"a whole number of 1 to {num_classes}."
+        )
+    bounds = tf.range(num_sampled + 1, dtype=tf.int64) * num_classes // num_sampled
+    sizes = bounds[1:] - bounds[:-1]
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
-    fractions = tf.random.stateless_uniform([num_sampled], key, dtype=tf.float64)
-    starts = tf.range(num_sampled, dtype=tf.int64) * number // num_sampled
-    ends = (tf.range(num_sampled, dtype=tf.int64) + 1) * number // num_sampled
-    width = tf.cast(ends - starts, tf.float64)
-    return starts + tf.minimum(tf.cast(fractions * width, tf.int64), ends - starts - 1)
+    draws = tf.random.stateless_uniform(
+        [num_sampled + 1], key, minval=0, maxval=tf.int64.max, dtype=tf.int64
+    )
+    drawn = bounds[:-1] + draws[1:] % sizes
+    return tf.cast((drawn + draws[0] % num_classes) % num_classes, tf.int32)
