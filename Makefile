@@ -6,6 +6,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/digits
+# Test processes; each holds TensorFlow, about 1 GB.
+WORKERS ?= 2
 
 .PHONY: demo test lint bench clean setup setup-test
 
@@ -13,7 +15,7 @@ demo: setup
 	@scripts/demo.sh $(BIN)/python $(RUN)
 
 test: setup-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: setup-test
 	$(BIN)/ruff check longtail_tf tests experiments

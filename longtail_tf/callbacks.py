@@ -72,7 +72,7 @@ class TrainingLog(StepCallback):
         record: dict[str, Any] = {"step": step}
         record.update({metric.name: float(metric.result()) for metric in self.model.metrics})
         self.model.reset_metrics()
-        record["learning_rate"] = float(self.model.optimizer.learning_rate)
+        record["learning_rate"] = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
         last_step, last_time = self._since
         seconds = max(time.perf_counter() - last_time, 1e-9)
         record["images_per_s"] = round((step - last_step) * self._images_per_step / seconds, 1)

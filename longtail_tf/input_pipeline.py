@@ -213,7 +213,7 @@ def _stream(
 def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # The reader calls TensorFlow from inside a dataset's thread. In the threads all of TensorFlow
-    # shares, such calls could wait for each other for ever.
+    # The reader calls TensorFlow from inside a dataset's thread: with threads of their own, waiting
+    # readers never hold those that the decoding or the training step needs.
     options.threading.private_threadpool_size = 0
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)

@@ -99,7 +99,7 @@ def run(config: Config) -> RunResult:
                 f"{config.steps:,}",
                 config.run_dir,
             )
-            return RunResult(folder.path, None)
+            return RunResult(pathlib.Path(config.run_dir), None)
         if not workers.is_chief(strategy):
             return RunResult(pathlib.Path(config.run_dir), None)
 

@@ -137,7 +137,11 @@ def special_batches():
     yield "one class, all the same", np.zeros(SIZE, int), one
     yield "all zero", labels, np.zeros_like(points)
     yield "one pair, many singletons", np.r_[0, 0, np.arange(1, SIZE - 1)], points
-    yield "two classes far apart", labels // 3, points + 100.0 * (labels // 3)[:, None]
+    yield (
+        "two classes far apart",
+        labels // 3,
+        (points + 100.0 * (labels // 3)[:, None]).astype(np.float32),
+    )
     yield "class ids of 40 bits and negative", labels * 2**40 - 7, points
     yield "classes in no order", np.arange(SIZE) % 6, points
 

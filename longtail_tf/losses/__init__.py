@@ -13,19 +13,23 @@ if TYPE_CHECKING:
     from longtail_tf.losses.chunked import chunked_cross_entropy
     from longtail_tf.losses.classification import classification_loss
     from longtail_tf.losses.contrastive import multi_similarity_loss, supcon_loss
-    from longtail_tf.losses.loss_classes import TripletHardLoss, TripletSemiHardLoss
+    from longtail_tf.losses.keras_losses import TripletHardLoss, TripletSemiHardLoss
+    from longtail_tf.losses.memory import Memory, empty_memory, enqueue
     from longtail_tf.losses.metric_losses import metric_loss
     from longtail_tf.losses.partial import partial_cross_entropy
-    from longtail_tf.losses.prototype_losses import ema_prototypes, prototype_loss
+    from longtail_tf.losses.prototype import ema_prototypes, prototype_loss
     from longtail_tf.losses.statistics import triplet_statistics
     from longtail_tf.losses.triplet import triplet_hard_loss, triplet_semihard_loss
 
 __all__ = [
+    "Memory",
     "TripletHardLoss",
     "TripletSemiHardLoss",
     "chunked_cross_entropy",
     "classification_loss",
     "ema_prototypes",
+    "empty_memory",
+    "enqueue",
     "metric_loss",
     "multi_similarity_loss",
     "partial_cross_entropy",
@@ -38,15 +42,18 @@ __all__ = [
 
 # No module here may bear the name of something it exports: importing it would hide the function.
 _HOMES = {
-    "TripletHardLoss": "loss_classes",
-    "TripletSemiHardLoss": "loss_classes",
+    "Memory": "memory",
+    "TripletHardLoss": "keras_losses",
+    "TripletSemiHardLoss": "keras_losses",
     "chunked_cross_entropy": "chunked",
     "classification_loss": "classification",
-    "ema_prototypes": "prototype_losses",
+    "ema_prototypes": "prototype",
+    "empty_memory": "memory",
+    "enqueue": "memory",
     "metric_loss": "metric_losses",
     "multi_similarity_loss": "contrastive",
     "partial_cross_entropy": "partial",
-    "prototype_loss": "prototype_losses",
+    "prototype_loss": "prototype",
     "supcon_loss": "contrastive",
     "triplet_hard_loss": "triplet",
     "triplet_semihard_loss": "triplet",

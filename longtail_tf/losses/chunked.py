@@ -72,7 +72,7 @@ def checked_head(labels: Any, neck_output: Any, kernel: Any) -> tuple:
     if not fits or kernel.shape[1] is None:
         raise UserError(
             f"labels {labels.shape}, neck output {points.shape} and kernel {kernel.shape} came: "
-            "give labels [B], neck output [B, D] and a kernel [D, C] of a known number of classes C."
+            "give labels [B], neck output [B, D] and a kernel [D, C] of a known number of classes."
         )
     return labels, points, kernel
 

@@ -19,15 +19,15 @@ def checked_counts(class_counts: Any, loss: str) -> np.ndarray:
     counts = np.asarray(class_counts if class_counts is not None else [])
     if counts.ndim != 1 or not counts.size or counts.dtype.kind not in "iuf":
         raise UserError(
-            f"class_counts of shape {counts.shape} and type {counts.dtype} came to {loss}: give the "
-            "number of training images of every class it classifies, one number a class."
+            f"class_counts of shape {counts.shape} and type {counts.dtype} came to {loss}: give "
+            "the number of training images of every class it classifies, one number a class."
         )
     counts = counts.astype(np.float64)
     wrong = np.flatnonzero(~((counts >= 1.0) & np.isfinite(counts)))
     if wrong.size:
         raise UserError(
-            f"class {wrong[0]} came with {counts[wrong[0]]:g} training images to {loss}, which needs "
-            "at least 1 of every class: leave such classes out of the classifier."
+            f"class {wrong[0]} came with {counts[wrong[0]]:g} training images to {loss}, which "
+            "needs at least 1 of every class: leave such classes out of the classifier."
         )
     return counts
 

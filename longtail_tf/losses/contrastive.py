@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import tensorflow as tf
 
 from longtail_tf.cosine_head import unit_vectors
+from longtail_tf.losses.memory import Memory
 from longtail_tf.losses.names import check_number
 from longtail_tf.losses.pair_masks import count, pair_masks
 from longtail_tf.losses.triplet import checked_batch
@@ -23,7 +24,12 @@ _NEVER = -1e30  # exp() of it is 0, and unlike -inf it has a finite difference f
 
 
 def supcon_loss(
-    labels: Any, embeddings: Any, *, temperature: float = 0.1, source_rows: Any = None
+    labels: Any,
+    embeddings: Any,
+    *,
+    temperature: float = 0.1,
+    source_rows: Any = None,
+    memory: Optional[Memory] = None,
 ) -> tf.Tensor:
     """Supervised contrastive loss, the mean outside the logarithm.
 
@@ -40,6 +46,8 @@ def supcon_loss(
       embeddings: float [B, D], of any length: they are scaled to unit length here.
       temperature: t, above 0.
       source_rows: int [B], the image each slot came from, or None if they all differ.
+      memory: embeddings of earlier batches, further positives and negatives of every anchor
+        without a gradient of their own; None for none.
 
     Returns:
       float32 scalar; 0 with zero gradient where there is no positive pair.
@@ -50,10 +58,16 @@ def supcon_loss(
     check_number(temperature, "temperature", minimum=0.0, exclusive=True)
     labels, points, source_rows = checked_batch(labels, embeddings, source_rows)
     positive, negative = pair_masks(labels, source_rows)
-    logits = _cosines(points) / temperature
-    log_total = tf.reduce_logsumexp(
-        tf.where(positive | negative, logits, _NEVER), axis=1, keepdims=True
-    )
+    units = unit_vectors(points)
+    keys, candidate = units, positive | negative
+    if memory is not None:
+        keys = tf.concat([units, tf.stop_gradient(memory.embeddings)], axis=0)
+        same = tf.cast(labels, tf.int64)[:, tf.newaxis] == memory.labels[tf.newaxis, :]
+        positive = tf.concat([positive, same & memory.filled], axis=1)
+        stored = tf.broadcast_to(memory.filled, tf.shape(same))
+        candidate = tf.concat([candidate, stored], axis=1)
+    logits = tf.matmul(units, keys, transpose_b=True) / temperature
+    log_total = tf.reduce_logsumexp(tf.where(candidate, logits, _NEVER), axis=1, keepdims=True)
     positives = tf.reduce_sum(tf.cast(positive, tf.float32), axis=1)
     log_shares = tf.reduce_sum(tf.where(positive, logits - log_total, 0.0), axis=1)
     anchors = tf.maximum(count(positives > 0.0), 1.0)
@@ -86,7 +100,8 @@ def multi_similarity_loss(labels: Any, embeddings: Any, *, source_rows: Any = No
     """
     labels, points, source_rows = checked_batch(labels, embeddings, source_rows)
     positive, negative = pair_masks(labels, source_rows)
-    cosines = _cosines(points)
+    units = unit_vectors(points)
+    cosines = tf.matmul(units, units, transpose_b=True)
     farthest = tf.reduce_min(tf.where(positive, cosines, -_NEVER), axis=1, keepdims=True)
     nearest = tf.reduce_max(tf.where(negative, cosines, _NEVER), axis=1, keepdims=True)
     kept_positive = positive & (cosines < nearest + MINING_SLACK)
@@ -96,11 +111,6 @@ def multi_similarity_loss(labels: Any, embeddings: Any, *, source_rows: Any = No
     pushed = _log_one_plus_sum_exp(NEGATIVE_SCALE * beyond, kept_negative) / NEGATIVE_SCALE
     size = tf.maximum(tf.cast(tf.shape(points)[0], tf.float32), 1.0)
     return tf.reduce_sum(pulled + pushed) / size
-
-
-def _cosines(points: tf.Tensor) -> tf.Tensor:
-    units = unit_vectors(points)
-    return tf.matmul(units, units, transpose_b=True)
 
 
 def _log_one_plus_sum_exp(values: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:

@@ -7,97 +7,127 @@ from typing import Any, Optional
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.losses import triplet
+from longtail_tf.losses.triplet import check_settings, triplet_hard_loss, triplet_semihard_loss
+
+_register = tf.keras.utils.register_keras_serializable(package="longtail_tf")
 
 
-@tf.keras.utils.register_keras_serializable(package="longtail_tf")
+@_register
 class TripletSemiHardLoss(tf.keras.losses.Loss):
-    """Triplet loss with semi-hard negatives; see `triplet_semihard_loss`.
+    """Triplet loss with semi-hard negatives; a drop-in for tensorflow-addons' class.
 
-    The margin defaults to 1.0 so that the class stands in for tensorflow-addons' unchanged. For
-    unit-length embeddings, whose distances end at 2, 0.1 to 0.5 is a better margin.
+    The value is a mean over the pairs of the batch given, not a loss for each image, so there is
+    nothing left to reduce. Under tf.distribute that is a replica's own mean: divide it by the
+    number of replicas (`fit` does), or gather the embeddings first.
+
+    Args:
+      margin: at least 0. The default is tensorflow-addons' and wide for unit-length embeddings,
+        for which 0.1 to 0.5 is usual.
+      distance_metric: "L2", "squared-L2" or "angular".
+      name: name of the loss in logs.
+      images_per_class: K of a PK batch, if known; only makes it faster.
+
+    Raises:
+      UserError: a setting is out of range.
     """
 
     def __init__(
         self,
         margin: float = 1.0,
         distance_metric: str = "L2",
+        name: str = "triplet_semihard_loss",
+        *,
         images_per_class: Optional[int] = None,
-        name: Optional[str] = "triplet_semihard_loss",
     ) -> None:
-        """Checks and keeps the settings, which are those of `triplet_semihard_loss`.
-
-        Raises:
-          UserError: one is out of range.
-        """
-        triplet.check_settings(margin, distance_metric, images_per_class)
-        super().__init__(reduction="none", name=name)
+        check_settings(margin, distance_metric, images_per_class)
+        super().__init__(name=name)
         self.margin = margin
         self.distance_metric = distance_metric
         self.images_per_class = images_per_class
 
     def __call__(
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None, *, source_rows: Any = None
+        self, y_true: Any, y_pred: Any, source_rows: Any = None, sample_weight: Any = None
     ) -> tf.Tensor:
-        """Scalar loss.
+        """Loss of a batch.
 
         Args:
-          y_true: class of each slot, [B] or [B, 1].
-          y_pred: embeddings [B, D].
-          sample_weight: None or one number for the whole loss.
-          source_rows: int [B]; two slots of the same image are no positive pair.
+          y_true: class of each slot, int [B] or [B, 1].
+          y_pred: embeddings, float [B, D].
+          source_rows: int [B], the image each slot came from, or None if they all differ.
+          sample_weight: None, or one number for the whole loss. A floating point number in the
+            third place is taken as this one: Keras 3 passes it there.
+
+        Returns:
+          Scalar of the dtype of `y_pred`; 0 where there is no positive pair.
+
+        Raises:
+          UserError: a weight for each image was given, or the shapes do not fit.
         """
-        loss = triplet.triplet_semihard_loss(
+        source_rows, weight = _rows_and_weight(source_rows, sample_weight)
+        loss = triplet_semihard_loss(
             y_true,
             y_pred,
             margin=self.margin,
             distance_metric=self.distance_metric,
-            images_per_class=self.images_per_class,
             source_rows=source_rows,
+            images_per_class=self.images_per_class,
         )
-        return _weighted(loss, sample_weight)
+        return loss if weight is None else loss * tf.cast(weight, loss.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        """Scalar loss, as Keras calls it."""
+        """The same without source rows, under the name that Keras asks for."""
         return self(y_true, y_pred)
 
-    def get_config(self) -> dict:
-        """Settings from which `from_config` builds the same loss."""
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that rebuild the loss."""
         return {
             "margin": self.margin,
             "distance_metric": self.distance_metric,
-            "images_per_class": self.images_per_class,
             "name": self.name,
+            "images_per_class": self.images_per_class,
         }
 
 
-@tf.keras.utils.register_keras_serializable(package="longtail_tf")
+@_register
 class TripletHardLoss(tf.keras.losses.Loss):
-    """Batch-hard triplet loss; see `triplet_hard_loss`. The margin is tensorflow-addons' 1.0."""
+    """Batch-hard triplet loss; a drop-in for tensorflow-addons' class.
+
+    As in `TripletSemiHardLoss`, the value is a mean already, here over the anchors.
+
+    Args:
+      margin: at least 0. The default is tensorflow-addons' and wide for unit-length embeddings,
+        for which 0.1 to 0.5 is usual. Not used if `soft`.
+      soft: log(1 + exp(positive - negative)) in place of the hinge.
+      distance_metric: "L2", "squared-L2" or "angular".
+      name: name of the loss in logs.
+
+    Raises:
+      UserError: a setting is out of range.
+    """
 
     def __init__(
         self,
         margin: float = 1.0,
         soft: bool = False,
         distance_metric: str = "L2",
-        name: Optional[str] = "triplet_hard_loss",
+        name: str = "triplet_hard_loss",
     ) -> None:
-        """Checks and keeps the settings, which are those of `triplet_hard_loss`.
-
-        Raises:
-          UserError: one is out of range.
-        """
-        triplet.check_settings(margin, distance_metric, None)
-        super().__init__(reduction="none", name=name)
+        check_settings(margin, distance_metric, None)
+        if not isinstance(soft, bool):
+            raise UserError(
+                f"soft={soft!r} was given: give True for the soft margin or False for the hinge."
+            )
+        super().__init__(name=name)
         self.margin = margin
         self.soft = soft
         self.distance_metric = distance_metric
 
     def __call__(
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None, *, source_rows: Any = None
+        self, y_true: Any, y_pred: Any, source_rows: Any = None, sample_weight: Any = None
     ) -> tf.Tensor:
-        """Scalar loss; arguments as for `TripletSemiHardLoss`."""
-        loss = triplet.triplet_hard_loss(
+        """Loss of a batch; see `TripletSemiHardLoss.__call__`. 0 for an empty batch."""
+        source_rows, weight = _rows_and_weight(source_rows, sample_weight)
+        loss = triplet_hard_loss(
             y_true,
             y_pred,
             margin=self.margin,
@@ -105,14 +135,14 @@ class TripletHardLoss(tf.keras.losses.Loss):
             distance_metric=self.distance_metric,
             source_rows=source_rows,
         )
-        return _weighted(loss, sample_weight)
+        return loss if weight is None else loss * tf.cast(weight, loss.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        """Scalar loss, as Keras calls it."""
+        """The same without source rows, under the name that Keras asks for."""
         return self(y_true, y_pred)
 
-    def get_config(self) -> dict:
-        """Settings from which `from_config` builds the same loss."""
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that rebuild the loss."""
         return {
             "margin": self.margin,
             "soft": self.soft,
@@ -121,13 +151,18 @@ class TripletHardLoss(tf.keras.losses.Loss):
         }
 
 
-def _weighted(loss: tf.Tensor, sample_weight: Any) -> tf.Tensor:
-    if sample_weight is None:
-        return loss
-    weight = tf.cast(tf.convert_to_tensor(sample_weight), loss.dtype)
-    if weight.shape.rank != 0:
-        raise UserError(
-            f"sample_weight of shape {weight.shape} came: a triplet loss is over pairs of slots, "
-            "so give one number for the whole loss, or leave slots out of the batch."
-        )
-    return loss * weight
+def _rows_and_weight(source_rows: Any, sample_weight: Any) -> tuple[Any, Any]:
+    """Source rows or None, and one weight or None, whatever place they came in."""
+    if source_rows is not None:
+        source_rows = tf.convert_to_tensor(source_rows)
+        if source_rows.dtype.is_floating and sample_weight is None:
+            source_rows, sample_weight = None, source_rows
+    if sample_weight is not None:
+        sample_weight = tf.convert_to_tensor(sample_weight)
+        if sample_weight.shape.rank != 0:
+            raise UserError(
+                f"sample weights of shape {sample_weight.shape} came to a triplet loss, which "
+                "joins three images a term: give one number for the whole loss, or none (no "
+                "class_weight either); source_rows must be integers."
+            )
+    return source_rows, sample_weight

@@ -18,7 +18,7 @@ def metric_loss(
     name: str,
     *,
     margin: float,
-    distance_metric: str,
+    distance_metric: str = "L2",
     images_per_class: Optional[int] = None,
     temperature: float = 0.1,
 ) -> Callable[..., tf.Tensor]:
@@ -52,7 +52,7 @@ def metric_loss(
             "which measures L2 only: choose L2, or another metric_loss."
         )
     hard = functools.partial(triplet_hard_loss, margin=margin, distance_metric=distance_metric)
-    make = {
+    make: dict[str, Callable[[], Callable]] = {
         "triplet_semihard": lambda: functools.partial(
             triplet_semihard_loss,
             margin=margin,
@@ -68,8 +68,8 @@ def metric_loss(
         "tfa_contrastive": lambda: tfa_losses.contrastive(
             margin=margin, distance_metric=distance_metric
         ),
-    }[name]
-    base = make()
+    }
+    base = make[name]()
 
     def loss(labels: Any, embeddings: Any, source_rows: Any = None) -> tf.Tensor:
         points = tf.convert_to_tensor(embeddings)

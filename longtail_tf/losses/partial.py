@@ -74,8 +74,8 @@ def sample_classes(num_classes: int, *, num_sampled: int, seed: Any, step: Any) 
     whole = isinstance(num_sampled, int) and not isinstance(num_sampled, bool)
     if not whole or not 1 <= num_sampled <= num_classes:
         raise UserError(
-            f"num_sampled={num_sampled!r} was given for a classifier of {num_classes} classes: give "
-            f"a whole number of 1 to {num_classes}."
+            f"num_sampled={num_sampled!r} was given for a classifier of {num_classes} classes: "
+            f"give a whole number of 1 to {num_classes}."
         )
     bounds = tf.range(num_sampled + 1, dtype=tf.int64) * num_classes // num_sampled
     sizes = bounds[1:] - bounds[:-1]

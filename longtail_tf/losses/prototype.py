@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from longtail_tf.errors import UserError
 from longtail_tf.losses import pairwise
 from longtail_tf.losses.names import check_number
 from longtail_tf.losses.triplet import checked_batch
@@ -33,15 +34,14 @@ def prototype_loss(
       log_priors: [C] to add to the logits, for a logit-adjusted loss; None for none.
 
     Returns:
-      Scalar float32; 0 where no slot's class has a prototype.
+      Scalar float32; 0 where no slot's class has a prototype. Logits are [B, C].
 
     Raises:
       UserError: temperature out of range or shapes that do not fit.
     """
     check_number(temperature, "temperature", minimum=0.0, exclusive=True)
-    labels, points, _ = checked_batch(labels, embeddings, None)
-    unit = tf.math.l2_normalize(tf.cast(points, tf.float32), axis=1)
-    prototypes = tf.stop_gradient(tf.cast(prototypes, tf.float32))
+    labels, points, prototypes = _checked(labels, embeddings, prototypes)
+    unit = tf.math.l2_normalize(points, axis=1)
     seen = tf.reduce_any(prototypes != 0.0, axis=1)
     logits = tf.matmul(unit, prototypes, transpose_b=True) / temperature
     if log_priors is not None:
@@ -68,12 +68,12 @@ def ema_prototypes(
       float32 [C, D], unit rows where a class has been seen, without gradient.
 
     Raises:
-      UserError: momentum out of range or shapes that do not fit.
+      UserError: the momentum is out of range or shapes that do not fit.
     """
-    check_number(momentum, "momentum", minimum=0.0)
-    labels, points, _ = checked_batch(labels, embeddings, None)
-    prototypes = tf.convert_to_tensor(prototypes)
-    unit = tf.math.l2_normalize(tf.cast(tf.stop_gradient(points), tf.float32), axis=1)
+    if check_number(momentum, "momentum", minimum=0.0) > 1.0:
+        raise UserError(f"momentum={momentum!r} was given: give a number of 0 to 1.")
+    labels, points, prototypes = _checked(labels, embeddings, prototypes)
+    unit = tf.math.l2_normalize(tf.stop_gradient(points), axis=1)
     classes = pairwise.classes_of(labels)
     sums = tf.math.unsorted_segment_sum(unit, classes.ids, tf.shape(labels)[0])
     means = tf.gather(sums, classes.ids) / tf.cast(classes.sizes, tf.float32)[:, tf.newaxis]
@@ -81,5 +81,18 @@ def ema_prototypes(
     unseen = tf.reduce_all(old == 0.0, axis=1, keepdims=True)
     moved = tf.where(unseen, means, momentum * old + (1.0 - momentum) * means)
     moved = tf.math.l2_normalize(moved, axis=1)
-    # Slots of one class all write the same row.
+    # Slots of one class all write the same bits: the last to write stays.
+    moved = tf.gather(moved, classes.ids)
     return tf.tensor_scatter_nd_update(prototypes, labels[:, tf.newaxis], moved)
+
+
+def _checked(labels: Any, embeddings: Any, prototypes: Any) -> tuple:
+    """Labels int32 [B], embeddings float32 [B, D], prototypes float32 [C, D] without gradient."""
+    labels, points, _ = checked_batch(labels, embeddings, None)
+    prototypes = tf.stop_gradient(tf.cast(prototypes, tf.float32))
+    if prototypes.shape.rank != 2 or not points.shape[1:].is_compatible_with(prototypes.shape[1:]):
+        raise UserError(
+            f"prototypes of shape {prototypes.shape} came with embeddings of shape {points.shape}: "
+            "give prototypes [C, D], one row a class, as long as an embedding."
+        )
+    return tf.cast(labels, tf.int32), tf.cast(points, tf.float32), prototypes

@@ -16,7 +16,7 @@ def triplet_statistics(
     embeddings: Any,
     *,
     margin: float,
-    distance_metric: str,
+    distance_metric: str = "L2",
     source_rows: Any = None,
 ) -> dict[str, tf.Tensor]:
     """Measures the pairs of a batch, from one matrix of distances and without a gradient.
