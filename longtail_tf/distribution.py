@@ -26,6 +26,8 @@ def strategy_of(replicas: str) -> tf.distribute.Strategy:
     """
     if replicas == "one":
         return tf.distribute.get_strategy()
+    # Its INFO lines, shown because ours are, name every all-reduce of every graph.
+    tf.get_logger().setLevel("WARNING")
     if replicas == "devices":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])

@@ -100,10 +100,9 @@ def run(config: Config) -> RunResult:
                 config.run_dir,
             )
             return RunResult(pathlib.Path(config.run_dir), None)
+        model = trained_run.inference_copy(model, config, channels=index.channels)
         if not workers.is_chief(strategy):
             return RunResult(pathlib.Path(config.run_dir), None)
-
-        model = trained_run.inference_copy(model, config, channels=index.channels)
         batch_norm = refresh_batch_norm(
             model,
             index.train,
