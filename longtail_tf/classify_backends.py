@@ -28,7 +28,7 @@ def run_answers(
     """
     import tensorflow as tf
 
-    from longtail_tf.preprocess import preprocess_many
+    from longtail_tf.images.preprocess import preprocess_many
     from longtail_tf.trained_run import load_run
 
     run = load_run(run_dir)

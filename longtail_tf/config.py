@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Optional
 
-from longtail_tf.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.backbone_names import BACKBONES, CIFAR_BACKBONES
 from longtail_tf.config_checks import check
 from longtail_tf.errors import UserError
+from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.losses.names import CLASSIFICATION_LOSSES, METRIC_LOSSES
 from longtail_tf.settings import setting
 

@@ -10,7 +10,10 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 
-_EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
 
 
 def strategy_of(replicas: str) -> tf.distribute.Strategy:

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from longtail_tf.augment import HEAD_STREAM, WHOLE_STREAM, augment, mix, parts_of
-from longtail_tf.augment_names import MIXING_AUGMENTATIONS
 from longtail_tf.datasets.split import Split
 from longtail_tf.errors import UserError
-from longtail_tf.exit_guard import until_exit
-from longtail_tf.image_reader import CACHE_BYTES, MAX_BAD_SHARE, ImageReader
+from longtail_tf.images.augment import HEAD_STREAM, WHOLE_STREAM, augment, mix, parts_of
+from longtail_tf.images.augment_names import MIXING_AUGMENTATIONS
+from longtail_tf.images.exit_guard import until_exit
+from longtail_tf.images.reader import CACHE_BYTES, MAX_BAD_SHARE, ImageReader
 
 
 class Sampler(Protocol):

@@ -20,11 +20,11 @@ import sys
 from typing import Any, Optional
 
 from longtail_tf import cli
-from longtail_tf.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.config import Config, resolve
 from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
 from longtail_tf.head_set import select_head
+from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.inspection.count_curve import count_curve_png
 from longtail_tf.inspection.tail_report import tail_facts
 from longtail_tf.inspection.tail_text import tail_text
@@ -69,7 +69,7 @@ class InspectConfig:
         "", "With --check, write the images to leave out into this file, for --exclude."
     )
     show_batch: str = setting(
-        "", "Also draw what each stream sees, as NAME_head.png and NAME_whole.png for NAME.png."
+        "", "Also draw one batch of each stream, as it is augmented, into this PNG file."
     )
     head_ratio: float = setting(0.2, "Head classes of --show_batch, a share of all.", unit="0..1")
     image_size: int = setting(
@@ -125,8 +125,8 @@ def run(config: InspectConfig) -> dict[str, Any]:
         if config.png:
             print(f"\nwrote {config.png}")
     if config.show_batch:
-        for path in _show_batch(config, index):
-            print(f"wrote {path}", file=sys.stderr)
+        _show_batch(config, index)
+        print(f"wrote {config.show_batch}", file=sys.stderr)
     return facts
 
 
@@ -161,7 +161,7 @@ def _show_progress(done: int, total: int) -> None:
         print(f"\r\x1b[K{done:,} of {total:,} images read", end=end, file=sys.stderr, flush=True)
 
 
-def _show_batch(config: InspectConfig, index: DatasetIndex) -> list[pathlib.Path]:
+def _show_batch(config: InspectConfig, index: DatasetIndex) -> None:
     from longtail_tf.inspection.batch_preview import write_batch_preview
 
     settings = resolve(
@@ -180,7 +180,7 @@ def _show_batch(config: InspectConfig, index: DatasetIndex) -> list[pathlib.Path
         image_shape=index.image_shape,
         flip_is_valid=index.flip_is_valid,
     )
-    return write_batch_preview(
+    write_batch_preview(
         index,
         config.show_batch,
         num_head=len(select_head(index.class_counts, ratio=config.head_ratio)),

@@ -134,9 +134,7 @@ def _write_settings(
 def _check_unchanged(folder: RunFolder, config: Config, index: DatasetIndex) -> None:
     before, now = weights_settings(load_settings(folder)), weights_settings(config)
     changed = [
-        f"--{name}={now[name]} (was {before[name]})"
-        for name in before
-        if before[name] != now[name]
+        f"--{name}={now[name]} (was {before[name]})" for name in before if before[name] != now[name]
     ]
     if changed:
         raise UserError(

@@ -75,10 +75,8 @@ def run(config: Config) -> RunResult:
             checkpoints = Checkpoints(model, folder.checkpoints)
             saved = RunFolder(config.run_dir).checkpoints
             start_step = checkpoints.restore(saved) if config.resume else 0
-        workers.check_same(
-            strategy,
-            {"settings": records.weights_settings(config), "data": index.digest, "step": start_step},
-        )
+        same = {"settings": records.weights_settings(config), "data": index.digest}
+        workers.check_same(strategy, {**same, "checkpoints": start_step})
         folder.trim_metrics(start_step)
 
         interrupted_at = training.fit(

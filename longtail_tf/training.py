@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, Optional
 
 import tensorflow as tf
@@ -11,23 +10,14 @@ from absl import logging
 
 from longtail_tf import losses, workers
 from longtail_tf.backbone_names import CIFAR_BACKBONES
-from longtail_tf.callbacks import (
-    Checkpointing,
-    CollapseSentinel,
-    Progress,
-    Sink,
-    TensorBoardScalars,
-    TrainingLog,
-    Validation,
-)
+from longtail_tf.callbacks import Checkpointing, TrainingLog, Validation
 from longtail_tf.checkpoints import Checkpoints
 from longtail_tf.config import Config
 from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
-from longtail_tf.evaluation import quick_validation
 from longtail_tf.input_pipeline import plain_errors
 from longtail_tf.learning_rate import WarmupSchedule, build_optimizer
-from longtail_tf.metrics.tables import format_rules_table
+from longtail_tf.monitoring import training_sinks, validation_of, validation_sinks
 from longtail_tf.run_folder import RunFolder
 from longtail_tf.sampling import Shard
 from longtail_tf.streams import (
@@ -37,7 +27,7 @@ from longtail_tf.streams import (
     head_sampler,
     whole_sampler,
 )
-from longtail_tf.trained_run import build_model, copy_weights, inference_copy
+from longtail_tf.trained_run import build_model
 from longtail_tf.two_stream_model import TwoStreamModel
 
 
@@ -131,8 +121,8 @@ def fit(
     """
     head = head_sampler(config, index.train, num_head=num_head)
     whole = whole_sampler(config, index.train)
-    sinks = _sinks(config, folder, start_step=start_step, chief=workers.is_chief(strategy))
-    evaluate = _evaluation(model, config, index, num_head=num_head, strategy=strategy)
+    sinks = training_sinks(config, folder, start_step=start_step, chief=workers.is_chief(strategy))
+    evaluate = validation_of(model, config, index, num_head=num_head, strategy=strategy)
     segments = [(start_step, config.steps, whole)]
     if start_step < config.head_only_steps:
         segments = [
@@ -165,7 +155,7 @@ def fit(
                     steps=end,
                     every=config.eval_every,
                     evaluate=evaluate,
-                    sinks=_validation_sinks(config, folder),
+                    sinks=validation_sinks(config, folder),
                 )
             )
         callbacks.append(checkpointing)
@@ -222,63 +212,3 @@ def _replicas_text(config: Config, strategy: tf.distribute.Strategy) -> str:
             "so the weights will differ from those of one replica"
         )
     return text
-
-
-def _sinks(config: Config, folder: RunFolder, *, start_step: int, chief: bool) -> list[Sink]:
-    """Where training records go; workers beside the chief only watch them for collapse."""
-    sentinel = CollapseSentinel(
-        margin=config.margin or 0.0,
-        unit_features=config.unit_features,
-        start_step=max(start_step, config.head_only_steps),
-    )
-    if not chief:
-        return [sentinel]
-    sinks: list[Sink] = [
-        folder.append_metrics,
-        Progress(steps=config.steps, start_step=start_step),
-        sentinel,
-    ]
-    if config.tensorboard:
-        sinks.append(TensorBoardScalars(str(folder.path / "tensorboard")))
-    return sinks
-
-
-def _evaluation(
-    model: TwoStreamModel,
-    config: Config,
-    index: DatasetIndex,
-    *,
-    num_head: int,
-    strategy: tf.distribute.Strategy,
-) -> Optional[Callable[[int], Optional[dict[str, Any]]]]:
-    """What `Validation` runs: step -> record; None where there is nothing to run.
-
-    Replicas are evaluated as a plain copy, by the chief alone: reading a variable of the replicas
-    may need all the workers, so a pass over the images with them would.
-    """
-    val = index.val
-    if val is None or not config.eval_every:
-        return None
-    copy = None
-    if strategy.num_replicas_in_sync > 1:
-        copy = inference_copy(model, config, channels=index.channels)
-
-    def evaluate(step: int) -> Optional[dict[str, Any]]:
-        if copy is not None:
-            copy_weights(model, copy)
-        if not workers.is_chief(strategy):
-            return None
-        return quick_validation(copy or model, index, val, config, num_head=num_head, step=step)
-
-    return evaluate
-
-
-def _validation_sinks(config: Config, folder: RunFolder) -> list[Sink]:
-    def show(record: dict[str, Any]) -> None:
-        table = format_rules_table(record["val"], default_rule=config.inference_rule)
-        logging.info("\nvalidation at step %s, %%\n%s", f"{record['step']:,}", table)
-
-    sinks: list[Sink] = [folder.append_metrics, show]
-    if config.tensorboard:
-        sinks.append(TensorBoardScalars(str(folder.path / "tensorboard")))
-    return sinks

@@ -66,9 +66,7 @@ class TwoStreamModel(tf.keras.Model):
         self.embedding_dim = int(embedder.output_shape[-1])
         # No shift: prototypes compare angles about the origin (Luo 2019, section 3.5).
         self.neck = (
-            batch_norm(center=False, momentum=0.9, epsilon=1e-5, name="neck")
-            if neck
-            else None
+            batch_norm(center=False, momentum=0.9, epsilon=1e-5, name="neck") if neck else None
         )
         self.head: Any = None
         if num_head_classes:
@@ -241,7 +239,11 @@ class TwoStreamModel(tf.keras.Model):
             features, labels, rows = (all_replicas(part) for part in (features, labels, rows))
         loss = self.metric_loss(labels, features, rows)
         statistics = losses.triplet_statistics(
-            labels, features, margin=self.margin, distance_metric=self.distance_metric
+            labels,
+            features,
+            margin=self.margin,
+            distance_metric=self.distance_metric,
+            source_rows=rows,
         )
         statistics["spread"] = _spread(features)
         self._means["whole_loss"].update_state(loss)

@@ -117,8 +117,8 @@ def _told_when_lost(strategy: tf.distribute.Strategy, path: Path) -> Iterator[No
         if not _has_peers(strategy):
             raise
         raise UserError(
-            f"another worker of TF_CONFIG was lost ({str(error).splitlines()[0][:200]}): see what it "
-            f"says, and start all of them again with --run_dir={path} --resume."
+            f"another worker of TF_CONFIG was lost ({str(error).splitlines()[0][:200]}): see what "
+            f"it says, and start all of them again with --run_dir={path} --resume."
         ) from error
 
 

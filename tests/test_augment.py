@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from longtail_tf import augment as augmentation
-from longtail_tf import random_augment
-from longtail_tf.augment import HEAD_STREAM, WHOLE_STREAM, augment, crop, cutout, mix, parts_of
-from longtail_tf.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.errors import UserError
+from longtail_tf.images import augment as augmentation
+from longtail_tf.images import random_augment
+from longtail_tf.images.augment import (
+    HEAD_STREAM,
+    WHOLE_STREAM,
+    augment,
+    crop,
+    cutout,
+    mix,
+    parts_of,
+)
+from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 
 BUSY = [name for name in AUGMENTATIONS if name != "none"]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longtail_tf import contact_sheet as sheets
-from longtail_tf.contact_sheet import contact_sheet, streams_sheet
 from longtail_tf.errors import UserError
+from longtail_tf.images import contact_sheet as sheets
+from longtail_tf.images.contact_sheet import contact_sheet, streams_sheet
 
 NAMES = ["alpha", "a very long class name that cannot fit", "gamma"]
 PAPER = (250, 250, 247)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from longtail_tf import exit_guard
+from longtail_tf.images import exit_guard
 
 
 @pytest.fixture

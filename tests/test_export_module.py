@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from longtail_tf import preprocess
 from longtail_tf.errors import UserError
 from longtail_tf.exporting.saved_model import build_serving_module
-from longtail_tf.exporting.serving_module import Limits, _resize_any, labels_text
+from longtail_tf.exporting.serving_module import Limits, labels_text
 from longtail_tf.exporting.warmup import image_example
+from longtail_tf.images import preprocess
 from tests import export_model
 
 
@@ -156,7 +156,7 @@ def test_pixels_of_any_size_are_resized_by_the_one_preprocessing_rule(size):
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     expected = preprocess.preprocess_images(tf.constant(images), image_size=16)
     traced = tf.function(
-        lambda x: _resize_any(x, 16),
+        lambda x: preprocess.preprocess_images(x, image_size=16),
         input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)],
     )
     assert np.array_equal(traced(tf.constant(images)), expected)

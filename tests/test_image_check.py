@@ -109,7 +109,7 @@ def test_kind(case):
 def test_training_refuses_exactly_the_errors(case):
     import tensorflow as tf
 
-    from longtail_tf.preprocess import preprocess_bytes
+    from longtail_tf.images.preprocess import preprocess_bytes
 
     data, kinds = CASES[case]
     if case == "gif second frame cut":

@@ -11,7 +11,7 @@ from PIL import Image
 
 from longtail_tf.datasets.split import Split
 from longtail_tf.errors import UserError
-from longtail_tf.image_reader import ImageReader
+from longtail_tf.images.reader import ImageReader
 
 SIZE = 8
 

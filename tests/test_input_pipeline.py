@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from longtail_tf.augment_names import MIXING_AUGMENTATIONS
 from longtail_tf.datasets.split import Split
 from longtail_tf.errors import UserError
+from longtail_tf.images.augment_names import MIXING_AUGMENTATIONS
 from longtail_tf.input_pipeline import evaluation_batches, plain_errors, training_streams
 from longtail_tf.sampling import PKSampler, RandomSampler
 

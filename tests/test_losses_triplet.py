@@ -10,7 +10,6 @@ from longtail_tf.losses import (
     semihard,
     triplet_hard_loss,
     triplet_semihard_loss,
-    triplet_statistics,
 )
 from tests import loss_oracles
 
@@ -196,7 +195,7 @@ def test_semihard_drops_pairs_of_one_source_image(way):
 
 @pytest.mark.parametrize("images_per_class", [2, 4, 8, 16, 64])
 def test_stated_images_per_class_gives_the_same_answer(images_per_class, addons):
-    size = 272
+    size = 384  # whole blocks: each height is compiled
     rng = np.random.default_rng(images_per_class)
     labels = np.arange(size) // images_per_class
     points = rng.normal(size=(size, WIDTH)).astype(np.float32)
@@ -209,7 +208,7 @@ def test_stated_images_per_class_gives_the_same_answer(images_per_class, addons)
 
 
 def test_wrongly_stated_images_per_class_still_gives_the_right_answer(addons):
-    labels, points = random_batch(np.random.default_rng(0), size=272, classes=20)
+    labels, points = random_batch(np.random.default_rng(0), size=384, classes=20)
     found = ours(labels, points, margin=0.5, images_per_class=2)
     assert_same(found, theirs(addons, labels, points, 0.5))
 
@@ -247,7 +246,7 @@ def test_semihard_gives_the_same_in_graph_and_when_compiled(addons):
     assert_same((float(eager[0]), eager[1].numpy()), (3.0 * value, 3.0 * gradient))
 
 
-@pytest.mark.parametrize("size", [SIZE, 300])
+@pytest.mark.parametrize("size", [SIZE, 384])
 def test_steps_do_not_retrace(size):
     traces = []
 
@@ -300,13 +299,11 @@ def test_hard_shares_ties(soft, addons):
     for seed in range(8):
         rng = np.random.default_rng(300 + seed)
         labels, points = random_batch(rng)
-        points = with_duplicates(rng, points)
-        found = ours_hard(labels, points, margin=0.45, soft=soft)
-        assert_same(found, theirs_hard(addons, labels, points, 0.45, soft), relative=2e-6)
-        points = grid(rng)
-        found = ours_hard(labels, points, margin=0.45, soft=soft)
-        assert_same(found, theirs_hard(addons, labels, points, 0.45, soft))
-        assert_same(found, loss_oracles.triplet_hard(labels, points, margin=0.45, soft=soft))
+        for exact in (grid(rng), with_duplicates(rng, np.round(8 * points) / 8)):
+            found = ours_hard(labels, exact, margin=0.45, soft=soft)
+            assert_same(found, theirs_hard(addons, labels, exact, 0.45, soft), relative=2e-6)
+            loops = loss_oracles.triplet_hard(labels, exact, margin=0.45, soft=soft)
+            assert_same(found, loops, relative=2e-5)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -340,38 +337,6 @@ def test_hard_drops_pairs_of_one_source_image():
 
 def test_hard_of_an_empty_batch_is_zero():
     assert float(triplet_hard_loss(np.zeros(0, int), np.zeros((0, 4), np.float32))) == 0.0
-
-
-# --- statistics ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_statistics_against_loops(metric):
-    labels, points = random_batch(np.random.default_rng(6), classes=6)
-    margin = 0.2
-    table = [[loss_oracles.distance(a, b, metric) for b in points] for a in points.astype(float)]
-    positive, negative, active = [], [], []
-    for i in range(SIZE):
-        same = [table[i][j] for j in range(SIZE) if j != i and labels[j] == labels[i]]
-        other = [table[i][j] for j in range(SIZE) if labels[j] != labels[i]]
-        positive += same
-        negative += other
-        if same and other:
-            active.append(max(same) + margin > min(other))
-    found = triplet_statistics(labels, points, margin=margin, distance_metric=metric)
-    assert float(found["positive_distance"]) == pytest.approx(np.mean(positive), rel=1e-5)
-    assert float(found["negative_distance"]) == pytest.approx(np.mean(negative), rel=1e-5)
-    assert float(found["active_share"]) == pytest.approx(np.mean(active), rel=1e-6)
-    assert 0.0 < np.mean(active) < 1.0
-
-
-def test_statistics_of_a_collapse_and_of_nothing():
-    labels = np.arange(SIZE) // 4
-    collapsed = triplet_statistics(labels, np.ones((SIZE, WIDTH), np.float32), margin=0.2)
-    assert float(collapsed["active_share"]) == 1.0
-    assert float(collapsed["negative_distance"]) == 0.0
-    alone = triplet_statistics(np.zeros(1, int), np.ones((1, WIDTH), np.float32), margin=0.2)
-    assert {float(x) for x in alone.values()} == {0.0}
 
 
 # --- bad input -----------------------------------------------------------------------------------

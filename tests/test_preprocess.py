@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from longtail_tf.errors import UserError
-from longtail_tf.preprocess import preprocess_bytes, preprocess_images, preprocess_many
+from longtail_tf.images.preprocess import preprocess_bytes, preprocess_images, preprocess_many
 
 
 def smooth(height, width, channels=3, seed=0):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from longtail_tf import preprocess, tflite
+from longtail_tf import tflite
 from longtail_tf.errors import UserError
+from longtail_tf.images import preprocess
 from longtail_tf.tflite import DeviceClassifier, read_image
 from tests import export_model
 

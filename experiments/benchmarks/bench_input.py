@@ -30,9 +30,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from longtail_tf.augment_names import AUGMENTATIONS
 from longtail_tf.datasets import load_index
 from longtail_tf.datasets.split import Split
+from longtail_tf.images.augment_names import AUGMENTATIONS
 from longtail_tf.input_pipeline import training_streams
 from longtail_tf.sampling import PKSampler
 

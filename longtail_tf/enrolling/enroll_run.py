@@ -17,8 +17,8 @@ from longtail_tf.datasets import DatasetIndex, StringTable
 from longtail_tf.embedding_pass import embed_split
 from longtail_tf.enrolling.enrollment import RECORD_FILE, enrolled_index
 from longtail_tf.errors import UserError
+from longtail_tf.images.preprocess import preprocess_many
 from longtail_tf.metrics import shot_accuracy, shot_bands
-from longtail_tf.preprocess import preprocess_many
 from longtail_tf.run_folder import RunFolder, write_csv, write_json
 from longtail_tf.trained_run import TrainedRun, build_model, load_run, save_run
 from longtail_tf.two_stream_model import TwoStreamModel

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from longtail_tf import preprocess
 from longtail_tf.exporting import parity
 from longtail_tf.exporting.sample_images import image_files, preprocessed, spread_rows
 from longtail_tf.exporting.tflite_files import DEVICE_RULE, write_tflite_files
+from longtail_tf.images import preprocess
 from longtail_tf.recognition.inference_rules import prototype_scores
 from longtail_tf.run_folder import write_json
 

@@ -99,7 +99,7 @@ def keras_outputs(
     module: ServingModule, recognizer: Any, image_files: Sequence[bytes]
 ) -> dict[str, np.ndarray]:
     """What evaluation gives: the Keras network, then the recognizer in numpy."""
-    from longtail_tf import preprocess  # noqa: PLC0415
+    from longtail_tf.images import preprocess
 
     images = tf.stack(
         [

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from longtail_tf import preprocess
+from longtail_tf.images import preprocess
 
 
 def spread_rows(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:

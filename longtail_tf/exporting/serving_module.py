@@ -20,9 +20,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from longtail_tf import preprocess
 from longtail_tf.errors import UserError
 from longtail_tf.exporting.rule_head import RuleHead
+from longtail_tf.images import preprocess
 
 UNKNOWN_LABEL = "unknown"
 PARALLEL_DECODES = 16
@@ -107,7 +107,7 @@ class ServingModule(tf.Module):
         ]
         with tf.control_dependencies(checks):
             images = tf.identity(images)
-        images = _resize_any(images, self.image_size)
+        images = preprocess.preprocess_images(images, image_size=self.image_size)
         return self._recognise(images, tf.fill(shape[:1], True))
 
     def _embed_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -190,19 +190,3 @@ def labels_text(class_names: Sequence[str]) -> str:
 
 def _traced(function: Callable, spec: tf.TensorSpec) -> Any:
     return tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
-
-
-def _resize_any(images: tf.Tensor, image_size: int) -> tf.Tensor:
-    """`preprocess.preprocess_images` for a height and width known only when a request arrives."""
-    longest = tf.reduce_max(tf.shape(images)[1:3])
-    same = tf.reduce_all(tf.shape(images)[1:3] == image_size)
-
-    def resize(antialias: bool) -> tf.Tensor:
-        resized = tf.image.resize(images, [image_size, image_size], antialias=antialias)
-        return tf.saturate_cast(tf.round(resized), tf.uint8)
-
-    resized = tf.case(
-        [(same, lambda: images), (longest > 2 * image_size, lambda: resize(True))],
-        default=lambda: resize(False),
-    )
-    return tf.ensure_shape(resized, [None, image_size, image_size, images.shape[-1]])

@@ -1,13 +1,11 @@
-"""Pictures of what each stream really sees: one augmented batch of each, as a contact sheet."""
+"""Pictures of what each stream really sees: one augmented batch of each."""
 
 from __future__ import annotations
 
-import pathlib
-
 import numpy as np
 
-from longtail_tf.contact_sheet import contact_sheet
 from longtail_tf.datasets import DatasetIndex
+from longtail_tf.images.contact_sheet import streams_sheet
 
 
 def write_batch_preview(
@@ -22,12 +20,12 @@ def write_batch_preview(
     head_augment: str,
     whole_augment: str,
     seed: int = 0,
-) -> list[pathlib.Path]:
-    """Writes NAME_head.png and NAME_whole.png for a path NAME.png: the batches of step 0.
+) -> None:
+    """Draws the batches of step 0 into a PNG, one stream below the other.
 
     Args:
       index: the data set.
-      path: PNG file; each stream's name is added to it.
+      path: PNG file to write.
       num_head: head classes are the ids below it; 0 leaves the head stream out.
       image_size: side of the images, px.
       head_batch_size: images of the head batch.
@@ -36,9 +34,6 @@ def write_batch_preview(
       head_augment: augmentation of the head stream.
       whole_augment: augmentation of the whole stream.
       seed: of sampling and augmentation; a training of that seed sees these very batches.
-
-    Returns:
-      The files written.
     """
     from longtail_tf.input_pipeline import plain_errors, training_streams
     from longtail_tf.sampling import PKSampler, RandomSampler
@@ -63,18 +58,6 @@ def write_batch_preview(
     )
     with plain_errors():
         batch = next(iter(streams))
-    written = []
     titles = {"head": f"head stream, {head_augment}", "whole": f"whole stream, {whole_augment}"}
-    for stream, (images, labels, rows, *_) in batch.items():
-        target = pathlib.Path(path)
-        target = target.with_name(f"{target.stem}_{stream}{target.suffix or '.png'}")
-        contact_sheet(
-            images.numpy(),
-            labels.numpy(),
-            index.class_names,
-            target,
-            title=titles[stream],
-            rows=rows.numpy(),
-        )
-        written.append(target)
-    return written
+    arrays = {stream: [part.numpy() for part in parts[:3]] for stream, parts in batch.items()}
+    streams_sheet(arrays, index.class_names, path, titles=titles)

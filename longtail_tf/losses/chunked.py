@@ -87,7 +87,8 @@ def _cross_entropy(chunk: int) -> Callable:
         total = tf.zeros_like(top)
         for begin in range(0, kernel.shape[1], chunk):
             with tf.control_dependencies([total]):  # one chunk after the other
-                logits = _logits(points, kernel, offsets, begin, chunk)
+                columns = _columns(kernel, begin, chunk)
+            logits = _logits(points, columns, offsets, begin)
             higher = tf.maximum(top, tf.reduce_max(logits, axis=1, keepdims=True))
             summed = tf.reduce_sum(tf.exp(logits - higher), axis=1, keepdims=True)
             total = total * tf.exp(top - higher) + summed
@@ -122,12 +123,12 @@ def _cross_entropy(chunk: int) -> Callable:
         by_kernel = tf.raw_ops.Empty(shape=kernel.shape, dtype=kernel.dtype)
         scaled = factor * points
         for begin in range(0, kernel.shape[1], chunk):
-            with tf.control_dependencies([by_kernel, by_points]):
-                logits = _logits(points, kernel, offsets, begin, chunk)
-            width = min(chunk, kernel.shape[1] - begin)
+            with tf.control_dependencies([by_kernel, by_points]):  # one chunk after the other
+                columns = _columns(kernel, begin, chunk)
+            logits = _logits(points, columns, offsets, begin)
+            width = columns.shape[1]
             beyond = tf.exp(logits - totals) - tf.one_hot(labels - begin, width)
-            columns = kernel[:, begin : begin + width]
-            by_points += tf.matmul(beyond, tf.cast(columns, tf.float32), transpose_b=True)
+            by_points += tf.matmul(beyond, columns, transpose_b=True)
             by_kernel = tf.raw_ops.TensorStridedSliceUpdate(
                 input=by_kernel,
                 begin=[0, begin],
@@ -152,11 +153,15 @@ def _cross_entropy(chunk: int) -> Callable:
     return loss
 
 
+def _columns(kernel: tf.Tensor, begin: int, chunk: int) -> tf.Tensor:
+    return tf.cast(kernel[:, begin : begin + chunk], tf.float32)
+
+
 def _logits(
-    points: tf.Tensor, kernel: tf.Tensor, offsets: Optional[tf.Tensor], begin: int, chunk: int
+    points: tf.Tensor, columns: tf.Tensor, offsets: Optional[tf.Tensor], begin: int
 ) -> tf.Tensor:
-    logits = tf.matmul(points, tf.cast(kernel[:, begin : begin + chunk], tf.float32))
-    return logits if offsets is None else logits + offsets[begin : begin + chunk]
+    logits = tf.matmul(points, columns)
+    return logits if offsets is None else logits + offsets[begin : begin + columns.shape[1]]
 
 
 def _share(points: tf.Tensor) -> tf.Tensor:

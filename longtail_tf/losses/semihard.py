@@ -99,7 +99,8 @@ def _traced(distance_metric: str, images_per_class: Optional[int], size: Optiona
         def of_points(points: tf.Tensor) -> tuple:
             loss_sum, pairs, gradient = summed(points, labels, source_rows, margin)
             scale = 1.0 / tf.maximum(pairs, 1.0)
-            scaled = scale * gradient
+            # Stopped, or graphs would carry the derivatives of the mining for a second gradient.
+            scaled = tf.stop_gradient(scale * gradient)
             return scale * loss_sum, lambda upstream: upstream * scaled
 
         return of_points(points)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from longtail_tf.preprocess import round_to_uint8
+from longtail_tf.images.preprocess import round_to_uint8
 
 _OPERATIONS_PER_IMAGE = 2
 _MAX_ANGLE_RAD = 0.35  # 20 degrees

@@ -22,7 +22,7 @@ from absl import logging
 
 from longtail_tf.datasets.split import Split
 from longtail_tf.errors import UserError
-from longtail_tf.preprocess import preprocess_bytes, preprocess_images
+from longtail_tf.images.preprocess import preprocess_bytes, preprocess_images
 
 CACHE_BYTES = 2**30
 MAX_BAD_SHARE = 0.05

@@ -27,7 +27,7 @@ import functools
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.image_header import read_header
+from longtail_tf.images.header import read_header
 
 # Decompression bombs: a 140 kB PNG can hold 144 megapixels and cost seconds of CPU.
 MAX_IMAGE_BYTES = 64 * 2**20

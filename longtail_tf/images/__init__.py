@@ -1,0 +1,1 @@
+"""From encoded files or pixels to what the network sees: preprocessing and augmentation."""
