@@ -40,9 +40,9 @@ def run_answers(
             image_size=run.config.image_size or 0,
             channels=run.channels,
         )
-        embeddings, logits = (
-            None if part is None else part.numpy() for part in run.model.embed_images(pixels)
-        )
+        unit, head_logits = run.model.embed_images(pixels)
+        embeddings = unit.numpy()
+        logits = None if head_logits is None else head_logits.numpy()
         found = run.recognizer.predict(rule, embeddings, logits, k=k_top)
         strange = run.recognizer.is_unknown(embeddings) if unknown else np.zeros(len(batch), bool)
         for i in range(len(batch)):
