@@ -125,9 +125,9 @@ def _cross_entropy(chunk: int) -> Callable:
         for begin in range(0, kernel.shape[1], chunk):
             with tf.control_dependencies([by_kernel, by_points]):  # one chunk after the other
                 columns = _columns(kernel, begin, chunk)
-            logits = _logits(points, columns, offsets, begin)
+                own = tf.one_hot(labels - begin, columns.shape[1])
             width = columns.shape[1]
-            beyond = tf.exp(logits - totals) - tf.one_hot(labels - begin, width)
+            beyond = tf.exp(_logits(points, columns, offsets, begin) - totals) - own
             by_points += tf.matmul(beyond, columns, transpose_b=True)
             by_kernel = tf.raw_ops.TensorStridedSliceUpdate(
                 input=by_kernel,

@@ -6,18 +6,11 @@ negative follow tensorflow-addons.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import tensorflow as tf
 
 from longtail_tf.losses import pairwise
-
-
-class Mined(NamedTuple):
-    """Outcome of mining."""
-
-    loss_sum: tf.Tensor  # scalar, over anchors
-    sloped: tf.Tensor  # [B, B]: d loss_sum / d squared distance (or minus dot product)
 
 
 def mine(
@@ -28,7 +21,7 @@ def mine(
     *,
     distance_metric: str,
     soft: bool,
-) -> Mined:
+) -> tuple:
     """Takes each anchor's hardest positive and negative and weighs the distances.
 
     Args:
@@ -38,6 +31,9 @@ def mine(
       margin: scalar float32.
       distance_metric: one of DISTANCE_METRICS.
       soft: softplus in place of the hinge.
+
+    Returns:
+      The loss, a scalar: the mean over anchors, or 0. Its weights, `pairwise.Weighted`.
     """
     between = pairwise.distances(parts, distance_metric)
     bits = pairwise.ordered_bits(between)
@@ -79,5 +75,6 @@ def mine(
         - tf.where(nearest, share, 0.0)
         - tf.where(at_largest, largest_share, 0.0)
     )
-    sloped = weights * pairwise.slope(between, distance_metric, parts.dots)
-    return Mined(tf.reduce_sum(losses), sloped)
+    scale = 1.0 / tf.maximum(batch, 1.0)
+    slopes = scale * pairwise.slope(between, distance_metric, parts.dots)
+    return scale * tf.reduce_sum(losses), pairwise.weighted(weights, slopes, distance_metric)

@@ -116,19 +116,38 @@ def slope(between: tf.Tensor, distance_metric: str, dots: Optional[tf.Tensor] = 
     return tf.cast(positive, tf.float32)
 
 
-def point_gradient(points: tf.Tensor, sloped: tf.Tensor, distance_metric: str) -> tf.Tensor:
-    """Gradient by the points [B, D] of sum(weights * distances), the second matrix product.
+class Weighted(NamedTuple):
+    """Weights on squared distances (or minus dot products) and what rows and columns sum to."""
+
+    weights: tf.Tensor  # [B, B], not symmetric
+    totals: tf.Tensor  # [B, 1], row sum + column sum; 0 for "angular", which needs none
+
+
+def weighted(weights: tf.Tensor, slopes: tf.Tensor, distance_metric: str) -> Weighted:
+    """Turns weights [B, B] on distances into weights on squared distances or dot products.
+
+    Args:
+      weights: d loss / d distance.
+      slopes: of `slope`.
+      distance_metric: one of DISTANCE_METRICS.
+    """
+    if distance_metric == "angular":
+        return Weighted(weights * slopes, tf.zeros_like(weights[:, :1]))
+    sloped = 2.0 * weights * slopes
+    totals = tf.reduce_sum(sloped, axis=1) + tf.reduce_sum(sloped, axis=0)
+    return Weighted(sloped, totals[:, tf.newaxis])
+
+
+def point_gradient(points: tf.Tensor, loss: Weighted, distance_metric: str) -> tf.Tensor:
+    """Gradient [B, D] by the points of a loss over distances: the second matrix product.
 
     Args:
       points: float32 [B, D], as given to `products`.
-      sloped: float32 [B, B], weights * slopes; not symmetric.
+      loss: its weights.
       distance_metric: one of DISTANCE_METRICS.
     """
-    both_ways = sloped + tf.transpose(sloped)
-    pulled = tf.matmul(both_ways, points)
-    if distance_metric == "angular":
-        return -pulled
-    return 2.0 * (tf.reduce_sum(both_ways, axis=1, keepdims=True) * points - pulled)
+    pulled = tf.matmul(loss.weights + tf.transpose(loss.weights), points)
+    return -pulled if distance_metric == "angular" else loss.totals * points - pulled
 
 
 def listed_point_gradient(
@@ -143,6 +162,8 @@ def listed_point_gradient(
       distance_metric: one of DISTANCE_METRICS.
     """
     size = tf.shape(points)[0]
+    if distance_metric != "angular":
+        sloped *= 2.0
     pulled = tf.zeros_like(points)
     # One list place at a time: [B, L, D] would be the largest tensor of the whole loss.
     for there, weight in zip(
@@ -154,7 +175,7 @@ def listed_point_gradient(
         return -pulled
     received = tf.math.unsorted_segment_sum(tf.reshape(sloped, [-1]), tf.reshape(slots, [-1]), size)
     total = tf.reduce_sum(sloped, axis=1) + received
-    return 2.0 * (total[:, tf.newaxis] * points - pulled)
+    return total[:, tf.newaxis] * points - pulled
 
 
 def ordered_bits(values: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from longtail_tf.losses import pairwise, semihard_list, semihard_matrix
 
 _SMALL_BATCH = 256  # slots; up to here one pass over the matrix is cheaper than lists
-_BLOCK_ROWS = 128  # a block of distances stays in the second-level cache
+_BLOCK_ROWS = 512  # few blocks compile faster, small ones take less memory
 _LISTED_POSITIVES = (3, 7)  # list lengths tried when the largest class is not known beforehand
 
 
@@ -44,47 +44,44 @@ def _traced(distance_metric: str, images_per_class: Optional[int], size: Optiona
     }
 
     def by_matrix(points: tf.Tensor, labels: tf.Tensor, *options: tf.Tensor) -> tuple:
-        mined = mine(pairwise.products(points), labels, *options)
-        gradient = pairwise.point_gradient(points, mined.sloped, distance_metric)
-        return mined.loss_sum, mined.pairs, gradient
+        value, weights = mine(pairwise.products(points), labels, *options)
+        return value, pairwise.point_gradient(points, weights, distance_metric)
 
     def by_list(
         most: int,
         classes: pairwise.Classes,
         points: tf.Tensor,
-        labels: tf.Tensor,
         *options: tf.Tensor,
     ) -> tuple:
         blocks = pairwise.row_blocks(pairwise.products(points), _BLOCK_ROWS)
         mined = semihard_list.join([miners[most](block, classes, *options) for block in blocks])
+        listed = functools.partial(
+            pairwise.listed_point_gradient, points, distance_metric=distance_metric
+        )
+        scale = 1.0 / tf.maximum(mined.pairs, 1.0)
+        gradient = listed(mined.slots, scale * mined.sloped) + tf.cond(
+            tf.reduce_any(mined.tied_sloped != 0.0),
+            lambda: listed(mined.tied_slots, scale * mined.tied_sloped),
+            lambda: tf.zeros_like(points),
+        )
+        return mined.exact, (scale * mined.loss_sum, gradient)
 
-        def exact() -> tuple:
-            listed = functools.partial(
-                pairwise.listed_point_gradient, points, distance_metric=distance_metric
-            )
-            gradient = listed(mined.slots, mined.sloped)
-            gradient += tf.cond(
-                tf.reduce_any(mined.tied_sloped != 0.0),
-                lambda: listed(mined.tied_slots, mined.tied_sloped),
-                lambda: tf.zeros_like(points),
-            )
-            return mined.loss_sum, mined.pairs, gradient
-
-        return tf.cond(mined.exact, exact, lambda: by_matrix(points, labels, *options))
-
-    def summed(*arguments: tf.Tensor) -> tuple:
+    def value_and_gradient(points: tf.Tensor, labels: tf.Tensor, *options: tf.Tensor) -> tuple:
+        whole = functools.partial(by_matrix, points, labels, *options)
         if size is None or size > semihard_list.MOST_SLOTS or min(miners) > max(_LISTED_POSITIVES):
-            return by_matrix(*arguments)
-        classes = classes_of(arguments[1])
-        way = lambda: by_matrix(*arguments)  # noqa: E731
+            return whole()
+        classes = classes_of(labels)
+        largest = tf.reduce_max(classes.sizes)
+
+        def nothing() -> tuple:
+            return tf.constant(False), (tf.zeros([]), tf.zeros_like(points))
+
+        way = nothing
         for most in sorted(miners, reverse=True):
-            way = functools.partial(
-                tf.cond,
-                tf.reduce_max(classes.sizes) <= most + 1,
-                functools.partial(by_list, most, classes, *arguments),
-                way,
-            )
-        return way()
+            this = functools.partial(by_list, most, classes, points, *options)
+            way = functools.partial(tf.cond, largest <= most + 1, this, way)
+        exact, result = way()
+        return tf.cond(exact, lambda: result, whole)
 
     def loss(
         labels: tf.Tensor,
@@ -97,11 +94,10 @@ def _traced(distance_metric: str, images_per_class: Optional[int], size: Optiona
 
         @tf.custom_gradient
         def of_points(points: tf.Tensor) -> tuple:
-            loss_sum, pairs, gradient = summed(points, labels, source_rows, margin)
-            scale = 1.0 / tf.maximum(pairs, 1.0)
+            value, gradient = value_and_gradient(points, labels, source_rows, margin)
             # Stopped, or graphs would carry the derivatives of the mining for a second gradient.
-            scaled = tf.stop_gradient(scale * gradient)
-            return scale * loss_sum, lambda upstream: upstream * scaled
+            gradient = tf.stop_gradient(gradient)
+            return value, lambda upstream: upstream * gradient
 
         return of_points(points)
 

@@ -14,14 +14,6 @@ from longtail_tf.losses import pairwise, semihard_rows
 _GROUP = 3  # so many positives of each anchor share one pass over the weights
 
 
-class Mined(NamedTuple):
-    """Outcome of `mine`: the loss is `loss_sum / pairs`."""
-
-    loss_sum: tf.Tensor  # scalar
-    pairs: tf.Tensor  # scalar float32: ordered positive pairs, those with zero loss included
-    sloped: tf.Tensor  # [B, B]: d loss_sum / d squared distance (or minus dot product)
-
-
 class _Sums(NamedTuple):
     loss: tf.Tensor  # scalar
     number: tf.Tensor  # scalar
@@ -37,7 +29,7 @@ def mine(
     margin: tf.Tensor,
     *,
     distance_metric: str,
-) -> Mined:
+) -> tuple:
     """Finds the negative of every positive pair and weighs the distances.
 
     Args:
@@ -46,6 +38,10 @@ def mine(
       source_rows: [B] or None; slots of the same source are no pair.
       margin: scalar float32.
       distance_metric: one of DISTANCE_METRICS.
+
+    Returns:
+      The loss, a scalar: the mean over ordered positive pairs, those without loss included, or 0.
+      Its weights, `pairwise.Weighted`.
     """
     classes = pairwise.classes_of(labels)
     rows = semihard_rows.rows_of(parts, classes, distance_metric)
@@ -96,5 +92,6 @@ def mine(
         - tf.where(farthest, sums.farthest / tf.maximum(pairwise.count(farthest), 1.0), 0.0)
         - tf.where(at_largest, sums.largest / tf.maximum(pairwise.count(at_largest), 1.0), 0.0)
     )
-    sloped = weights * pairwise.slope(rows.between, distance_metric, parts.dots)
-    return Mined(sums.loss, sums.number, sloped)
+    scale = 1.0 / tf.maximum(sums.number, 1.0)
+    slopes = scale * pairwise.slope(rows.between, distance_metric, parts.dots)
+    return scale * sums.loss, pairwise.weighted(weights, slopes, distance_metric)

@@ -163,12 +163,10 @@ def _traced_hard(distance_metric: str, soft: bool) -> Callable:
 
         @tf.custom_gradient
         def of_points(points: tf.Tensor) -> tuple:
-            mined = mine(pairwise.products(points), labels, source_rows, margin)
-            scale = 1.0 / tf.maximum(tf.cast(tf.shape(points)[0], tf.float32), 1.0)
-            gradient = pairwise.point_gradient(points, mined.sloped, distance_metric)
+            value, weights = mine(pairwise.products(points), labels, source_rows, margin)
             # Stopped, or graphs would carry the derivatives of the mining for a second gradient.
-            gradient = tf.stop_gradient(scale * gradient)
-            return scale * mined.loss_sum, lambda upstream: upstream * gradient
+            gradient = tf.stop_gradient(pairwise.point_gradient(points, weights, distance_metric))
+            return value, lambda upstream: upstream * gradient
 
         return of_points(points)
 
