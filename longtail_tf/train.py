@@ -39,6 +39,7 @@ def run(config: Config) -> RunResult:
     from longtail_tf import (
         distribution,
         evaluation,
+        quiet_xla,
         records,
         report,
         trained_run,
@@ -53,6 +54,7 @@ def run(config: Config) -> RunResult:
 
     training.prepare_tensorflow(threads=config.threads)
     strategy = distribution.strategy_of(config.replicas)
+    quiet_xla.compile_first_quietly()
     with workers.failing_together(strategy):
         index = load_index(
             config.data,

@@ -20,7 +20,14 @@ class Products(NamedTuple):
     dots: tf.Tensor  # [R, B], the matrix product
     row_squares: tf.Tensor  # [R, 1]
     column_squares: tf.Tensor  # [1, B]
-    anchors: tf.Tensor  # int32 [R, 1], slots of the rows
+    some_anchors: Optional[tf.Tensor] = None  # int32 [R, 1], slots of the rows; None for all
+
+    @property
+    def anchors(self) -> tf.Tensor:
+        """Slots of the rows, int32 [R, 1]."""
+        if self.some_anchors is not None:
+            return self.some_anchors
+        return tf.range(tf.shape(self.dots)[0])[:, tf.newaxis]
 
 
 class Classes(NamedTuple):
@@ -44,19 +51,19 @@ def products(points: tf.Tensor) -> Products:
         # tensorflow-addons does both.
         row_squares=tf.reduce_sum(tf.square(points), axis=1, keepdims=True),
         column_squares=tf.reduce_sum(tf.square(transposed), axis=0, keepdims=True),
-        anchors=tf.range(tf.shape(points)[0])[:, tf.newaxis],
     )
 
 
 def row_blocks(parts: Products, rows: int) -> list:
     """Cuts products into blocks of at most `rows` anchors; B must be known when tracing."""
     size = parts.dots.shape[0]
+    anchors = parts.anchors
     return [
         Products(
             parts.dots[start : start + rows],
             parts.row_squares[start : start + rows],
             parts.column_squares,
-            parts.anchors[start : start + rows],
+            anchors[start : start + rows],
         )
         for start in range(0, size, rows)
     ]
@@ -64,20 +71,37 @@ def row_blocks(parts: Products, rows: int) -> list:
 
 def classes_of(labels: tf.Tensor) -> Classes:
     """Finds the slots that share a class, without sorting; labels [B] of any comparable type."""
-    size = tf.shape(labels)[0]
-    slots = tf.range(size)
-    same = labels[:, tf.newaxis] == labels[tf.newaxis, :]
-    ids = tf.reduce_min(tf.where(same, slots[tf.newaxis, :], LARGEST_INT), axis=1)
+    ids = _first_slots(labels)
     alike = ids[:, tf.newaxis] == ids[tf.newaxis, :]
-    ahead = slots[tf.newaxis, :] - slots[:, tf.newaxis]
-    ahead = tf.where(ahead > 0, ahead, ahead + size)  # 1 .. B; the slot itself is B ahead
-    steps = tf.reduce_min(tf.where(alike, ahead, LARGEST_INT), axis=1)
-    following = slots + steps
     return Classes(
         ids=ids,
-        following=tf.where(following >= size, following - size, following),
+        following=following_slots(ids),
         sizes=tf.reduce_sum(tf.cast(alike, tf.int32), axis=1),
     )
+
+
+def small_ids(labels: tf.Tensor) -> tf.Tensor:
+    """Labels of any type as int32 [B], equal where the labels are."""
+    if labels.dtype.is_integer and labels.dtype.size < 4:
+        return tf.cast(labels, tf.int32)
+    return labels if labels.dtype == tf.int32 else _first_slots(labels)
+
+
+def following_slots(ids: tf.Tensor) -> tf.Tensor:
+    """The next slot of the same class, round the batch, int32 [B]; the slot itself if alone."""
+    size = tf.shape(ids)[0]
+    slots = tf.range(size)
+    ahead = slots[tf.newaxis, :] - slots[:, tf.newaxis]
+    ahead = tf.where(ahead > 0, ahead, ahead + size)  # 1 .. B; the slot itself is B ahead
+    alike = ids[:, tf.newaxis] == ids[tf.newaxis, :]
+    following = slots + tf.reduce_min(tf.where(alike, ahead, LARGEST_INT), axis=1)
+    return tf.where(following >= size, following - size, following)
+
+
+def _first_slots(labels: tf.Tensor) -> tf.Tensor:
+    same = labels[:, tf.newaxis] == labels[tf.newaxis, :]
+    slots = tf.range(tf.shape(labels)[0])[tf.newaxis, :]
+    return tf.reduce_min(tf.where(same, slots, LARGEST_INT), axis=1)
 
 
 def distances(parts: Products, distance_metric: str) -> tf.Tensor:

@@ -43,7 +43,7 @@ def mine(
     where a positive is as far as a chosen negative that is the row's farthest, and where an angular
     distance vanishes.
     """
-    rows = semihard_rows.rows_of(parts, classes, distance_metric)
+    rows = semihard_rows.rows_of(parts, classes.ids, distance_metric)
     anchors = parts.anchors[:, 0]
     sizes = tf.gather(classes.sizes, anchors)
     slot = tf.gather(classes.following, anchors)

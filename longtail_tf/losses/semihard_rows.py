@@ -37,11 +37,11 @@ class Pairs(NamedTuple):
     positive: tf.Tensor  # [R, 1] distance of the positive
 
 
-def rows_of(parts: pairwise.Products, classes: pairwise.Classes, distance_metric: str) -> Rows:
-    """Measures the rows of the anchors of `parts`."""
+def rows_of(parts: pairwise.Products, ids: tf.Tensor, distance_metric: str) -> Rows:
+    """Measures the rows of the anchors of `parts`; ids [B], equal where the class is."""
     between = pairwise.distances(parts, distance_metric)
     bits = pairwise.ordered_bits(between)
-    negative = tf.gather(classes.ids, parts.anchors) != classes.ids[tf.newaxis, :]
+    negative = tf.gather(ids, parts.anchors) != ids[tf.newaxis, :]
     negative_bits = tf.where(negative, bits, -1)
     smallest = pairwise.row_min(bits, distance_metric)
     # Subtracting the smallest and adding it again is what tensorflow-addons does; it rounds.

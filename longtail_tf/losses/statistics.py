@@ -23,8 +23,9 @@ def triplet_statistics(
 
     - `active_share`: share of the ordered positive pairs (anchor, positive) for which some negative
       is nearer to the anchor than the positive's distance plus the margin, so that the pair's hard
-      triplet has a loss above 0. Where it is 0, every triplet loss is 0; a pair whose semi-hard
-      triplet has a loss is always active.
+      triplet has a loss above 0. A pair whose semi-hard triplet has a loss is always among them, so
+      at a share of 0 neither triplet loss moves anything. Pairs without any negative are not
+      active, whatever tensorflow-addons makes of them in its losses.
     - `positive_distance`, `negative_distance`: mean distance over the ordered positive pairs and
       over the ordered negative ones.
 

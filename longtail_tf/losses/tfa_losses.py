@@ -29,12 +29,12 @@ def npairs(*, temperature: float) -> Callable:
     def loss(labels: Any, embeddings: Any, source_rows: Any = None) -> tf.Tensor:
         labels, points, _ = checked_batch(labels, embeddings, source_rows)
 
-        def value() -> tf.Tensor:
+        def value(points: tf.Tensor) -> tf.Tensor:
             units = unit_vectors(points)
             similarity = tf.matmul(units, units, transpose_b=True) / temperature
             return of_similarity(labels, similarity)
 
-        return tf.cond(tf.shape(points)[0] > 1, value, lambda: tf.constant(0.0))
+        return _where(tf.shape(points)[0] > 1, value, points)
 
     return loss
 
@@ -50,12 +50,9 @@ def lifted_struct(*, margin: float) -> Callable:
 
     def loss(labels: Any, embeddings: Any, source_rows: Any = None) -> tf.Tensor:
         labels, points, _ = checked_batch(labels, embeddings, source_rows)
-        points = tf.cast(points, tf.float32)
         positive, negative = pair_masks(labels, None)
         usable = tf.reduce_any(positive) & tf.reduce_any(negative)
-        return tf.cond(
-            usable, lambda: of_embeddings(labels, points, margin), lambda: tf.constant(0.0)
-        )
+        return _where(usable, lambda points: of_embeddings(labels, points, margin), points)
 
     return loss
 
@@ -78,6 +75,23 @@ def contrastive(*, margin: float, distance_metric: str) -> Callable:
         return tf.reduce_sum(tf.where(pair, losses, 0.0)) / tf.maximum(count(pair), 1.0)
 
     return loss
+
+
+def _where(usable: tf.Tensor, function: Callable, points: tf.Tensor) -> tf.Tensor:
+    """function(points) where it is usable, else 0, and neither takes a NaN from the other.
+
+    Not a tf.cond, whose gradient through tensorflow-addons does not compile under XLA.
+    """
+
+    @tf.custom_gradient
+    def of_points(points: tf.Tensor) -> tuple:
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            value = function(points)
+        gradient = tf.where(usable, tape.gradient(value, points), 0.0)
+        return tf.where(usable, value, 0.0), lambda upstream: upstream * gradient
+
+    return of_points(tf.cast(points, tf.float32))
 
 
 def _distances(points: tf.Tensor, pair: tf.Tensor, distance_metric: str) -> tf.Tensor:

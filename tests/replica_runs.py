@@ -1,0 +1,117 @@
+"""Tiny training runs in a process of their own, for the tests of replicas and workers.
+
+    python -m tests.replica_runs '[{"run_dir": ..., "replicas": "devices"}, ...]'
+
+Devices and workers must be known before TensorFlow starts, hence the process. The CPU is split
+into two logical devices. A run with "stop_at" sends itself SIGTERM when that step is recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+
+TINY = dict(
+    head_num_classes=3,
+    steps=4,
+    warmup_steps=1,
+    eval_every=0,
+    checkpoint_every=100,
+    log_every=1,
+    head_batch_size=6,
+    classes_per_batch=4,
+    images_per_class=2,
+    backbone="resnet8",
+    width=4,
+    embedding_dim=8,
+)
+
+
+def start(runs: list, **environment: str) -> subprocess.Popen:
+    """Starts a process that makes the runs, one after the other."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.replica_runs", json.dumps(runs)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def finish(process: subprocess.Popen, timeout_s: float = 400) -> str:
+    """What the process printed; it must have gone well."""
+    out, err = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, err[-4000:]
+    return out
+
+
+def assert_same_training(ours: pathlib.Path, theirs: pathlib.Path) -> None:
+    """The weights are equal to a thousandth of what training changed, the records to rounding."""
+    from longtail_tf.trained_run import build_model, load_run
+
+    mine, other = load_run(str(ours)), load_run(str(theirs))
+    fresh = build_model(
+        other.config, channels=1, num_head=other.num_head, precision="float32"
+    ).trainable_variables
+    for now, then, start in zip(
+        mine.model.trainable_variables, other.model.trainable_variables, fresh
+    ):
+        np.testing.assert_allclose(now, then, rtol=1e-3, atol=1e-4)
+        if now.shape.rank > 1:  # kernels start at random, so a fresh one is far from a trained one
+            assert np.abs(then - start).max() > 0.05
+    for a, b in zip(records(ours), records(theirs)):
+        assert a.keys() == b.keys()
+        for name in set(a) - {"images_per_s", "val"}:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(
+        mine.recognizer.prototypes, other.recognizer.prototypes, rtol=1e-3, atol=2e-4
+    )
+
+
+def records(run_dir: pathlib.Path) -> list:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _stop_at(step: int) -> None:
+    from longtail_tf.callbacks import TrainingLog
+
+    after_step = TrainingLog.after_step
+
+    def after_step_and_stop(self: TrainingLog, now: int) -> None:
+        after_step(self, now)
+        if now == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    TrainingLog.after_step = after_step_and_stop
+
+
+def _main(runs: list) -> None:
+    import tensorflow as tf
+
+    from longtail_tf import train
+    from longtail_tf.callbacks import TrainingLog
+    from longtail_tf.config import Config
+
+    if any(run.get("replicas") == "devices" for run in runs):
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+    plain = TrainingLog.after_step
+    for run in runs:
+        step = run.pop("stop_at", None)
+        if step is not None:
+            _stop_at(step)
+        result = train.run(Config(**{**TINY, **run}))
+        TrainingLog.after_step = plain
+        print(json.dumps({"run_dir": str(result.run_dir), "ended": result.metrics is not None}))
+
+
+if __name__ == "__main__":
+    _main(json.loads(sys.argv[1]))

@@ -1,0 +1,51 @@
+"""What users must not have to read: third parties' lines on stdout and stderr."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code):
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result
+
+
+def test_xla_says_nothing():
+    code = (
+        "import os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'\n"
+        "import tensorflow as tf\n"
+        "from longtail_tf.quiet_xla import compile_first_quietly\n"
+        "compile_first_quietly()\n"
+        "print(float(tf.function(lambda x: 2 * x, jit_compile=True)(tf.constant(3.0))))\n"
+        "import sys; print('still here', file=sys.stderr)"
+    )
+    result = run(code)
+    assert result.stdout == "6.0\n" and result.stderr == "still here\n"
+
+
+@pytest.mark.parametrize("name", ["keras_cv", "tensorflow_addons"])
+def test_quiet_imports_print_nothing(name):
+    code = (
+        "import os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'\n"
+        f"from longtail_tf import quiet_imports; quiet_imports.{name}()"
+    )
+    result = run(code)
+    assert result.stdout == "" and "Addons" not in result.stderr
+
+
+def test_missing_addons_is_told(monkeypatch):
+    from longtail_tf import quiet_imports
+    from longtail_tf.errors import UserError
+
+    def missing(name):
+        raise ImportError("no keras.src.engine")
+
+    monkeypatch.setattr(quiet_imports.importlib, "import_module", missing)
+    with pytest.raises(UserError, match="cannot be imported here .* choose another --metric_loss"):
+        quiet_imports.tensorflow_addons()
