@@ -36,6 +36,11 @@ class ClassifyConfig:
         "With --run_dir, the rule that names the class; empty: the run's own.",
         choices=("", *RULES),
     )
+    test_prior: str = setting(
+        "",
+        "With --run_dir, how often each class is expected: uniform, train (as in training), or a "
+        "CSV file with the columns name and weight.",
+    )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
     unknown: bool = setting(
         False, "Answer 'unknown' where no class is near enough (calibrated on validation)."
@@ -81,11 +86,12 @@ def _check(config: ClassifyConfig) -> None:
             f"{' and '.join(backends) or 'none'} given: name the classifier by exactly one of "
             "--run_dir, --model, --server."
         )
-    if config.inference_rule and not config.run_dir:
-        raise UserError(
-            f"--inference_rule={config.inference_rule}: an exported model has one rule; leave it "
-            "out, or classify with --run_dir."
-        )
+    for name in ("inference_rule", "test_prior"):
+        if getattr(config, name) and not config.run_dir:
+            raise UserError(
+                f"--{name}={getattr(config, name)}: an exported model has its rule and prior "
+                "fixed; leave it out, or classify with --run_dir."
+            )
     if config.unknown and config.server:
         raise UserError(
             "--unknown: a served model rejects unknowns if it was exported so; leave it out."
@@ -107,6 +113,7 @@ def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, 
             rule=config.inference_rule,
             k_top=config.k_top,
             unknown=config.unknown,
+            test_prior=config.test_prior,
         )
     if config.model:
         return backends.device_answers(

@@ -19,7 +19,13 @@ Answers = Iterator[dict[str, Any]]
 
 
 def run_answers(
-    run_dir: str, images: Sequence[bytes], *, rule: str, k_top: int, unknown: bool
+    run_dir: str,
+    images: Sequence[bytes],
+    *,
+    rule: str,
+    k_top: int,
+    unknown: bool,
+    test_prior: str = "",
 ) -> Answers:
     """Answers of a run folder, through the same preprocessing as its evaluation.
 
@@ -29,10 +35,12 @@ def run_answers(
     import tensorflow as tf
 
     from longtail_tf.images.preprocess import preprocess_many
+    from longtail_tf.recognition.priors import read_test_prior
     from longtail_tf.trained_run import load_run
 
     run = load_run(run_dir)
     rule = rule or run.config.inference_rule
+    prior = read_test_prior(test_prior, class_names=run.class_names, class_counts=run.class_counts)
     for start in range(0, len(images), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE]
         pixels, valid = preprocess_many(
@@ -43,7 +51,7 @@ def run_answers(
         unit, head_logits = run.model.embed_images(pixels)
         embeddings = unit.numpy()
         logits = None if head_logits is None else head_logits.numpy()
-        found = run.recognizer.predict(rule, embeddings, logits, k=k_top)
+        found = run.recognizer.predict(rule, embeddings, logits, k=k_top, test_prior=prior)
         strange = run.recognizer.is_unknown(embeddings) if unknown else np.zeros(len(batch), bool)
         for i in range(len(batch)):
             if not valid[i]:

@@ -31,7 +31,7 @@ def _check_run(config: Config) -> None:
         )
     if not config.run_dir:
         raise UserError("--run_dir is missing: name a new folder for what this run leaves.")
-    _at_least(1, config, "steps", "log_every", "checkpoint_every", "k_top")
+    _at_least(1, config, "steps", "log_every", "checkpoint_every", "k_top", "prototypes_per_class")
     _at_least(0, config, "eval_every", "val_per_class", "seed", "split_seed", "threads")
     _at_least(0, config, "warmup_steps", "head_only_steps")
     if config.seed >= 2**31 or config.split_seed >= 2**31:
@@ -52,6 +52,10 @@ def _check_run(config: Config) -> None:
     for name in ("momentum", "label_smoothing"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"--{name}={getattr(config, name)}: expected 0 or more, below 1.")
+    if not 0 < config.false_accept_rate < 1:
+        raise UserError(
+            f"--false_accept_rate={config.false_accept_rate}: expected a share between 0 and 1."
+        )
     if config.warmup_steps > config.steps:
         raise UserError(
             f"--warmup_steps={config.warmup_steps} is longer than the whole training (--steps="

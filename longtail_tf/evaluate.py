@@ -22,6 +22,11 @@ class EvaluateConfig:
     data: str = setting(
         "", "Another data set with the same classes, whose test split is read instead; needs --out."
     )
+    test_prior: str = setting(
+        "",
+        "How often each class is expected: uniform, train (as in training), or a CSV file with the "
+        "columns name and weight; needs --out.",
+    )
     out: str = setting(
         "", "Folder for evaluation.json, per_class.csv and embeddings.npz; empty: the run folder."
     )
@@ -31,11 +36,13 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     """Embeds the test set, applies every rule, writes evaluation.json and per_class.csv."""
     from longtail_tf import evaluation, records
     from longtail_tf.enrolling.enroll_run import load_data
+    from longtail_tf.recognition.priors import read_test_prior
     from longtail_tf.trained_run import load_run
 
-    if config.data and not config.out:
+    if (config.data or config.test_prior) and not config.out:
+        changed = f"--data={config.data}" if config.data else f"--test_prior={config.test_prior}"
         raise UserError(
-            f"--data={config.data} without --out would overwrite the run's own evaluation: name a "
+            f"{changed} without --out would overwrite the run's own evaluation: name a "
             "folder for this one with --out."
         )
     trained = load_run(config.run_dir)
@@ -45,6 +52,11 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         index,
         step=trained.config.steps,
         out=pathlib.Path(config.out) if config.out else trained.folder.path,
+        test_prior=read_test_prior(
+            config.test_prior,
+            class_names=trained.class_names,
+            class_counts=trained.class_counts,
+        ),
     )
     records.show_results(trained, results)
     return results

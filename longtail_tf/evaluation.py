@@ -48,6 +48,9 @@ def recognizer_from(
         num_classes=index.num_classes,
         num_head=num_head,
         seed=config.seed,
+        prototype_variant=config.prototype_variant,
+        prototypes_per_class=config.prototypes_per_class,
+        false_accept_rate=config.false_accept_rate,
         log=lambda line: logging.info("  %s", line),
     )
 
@@ -97,6 +100,7 @@ def evaluate_test(
     step: int,
     out: pathlib.Path,
     batch_norm: Optional[dict[str, Any]] = None,
+    test_prior: Optional[np.ndarray] = None,
 ) -> dict[str, Any]:
     """Reads the test set once, by every rule; writes evaluation.json and its companions to `out`.
 
@@ -122,11 +126,13 @@ def evaluate_test(
         embedded = embed_split(
             run.model, split, image_size=config.image_size or 0, channels=run.channels
         )
-        content["rules"] = evaluate_rules(run.recognizer, embedded, train_counts=run.class_counts)
+        content["rules"] = evaluate_rules(
+            run.recognizer, embedded, train_counts=run.class_counts, test_prior=test_prior
+        )
         content["retrieval"] = _retrieval(embedded, run.class_counts)
         if run.recognizer.threshold is not None:
             content["unknowns"] = unknown_metrics(run.recognizer, embedded)
-        _write_companions(run, embedded, out)
+        _write_companions(run, embedded, out, test_prior)
     write_json(out / "evaluation.json", content)
     return content
 
@@ -155,10 +161,16 @@ def _retrieval(embedded: Embedded, class_counts: np.ndarray) -> Optional[dict[st
     }
 
 
-def _write_companions(run: TrainedRun, embedded: Embedded, out: pathlib.Path) -> None:
+def _write_companions(
+    run: TrainedRun, embedded: Embedded, out: pathlib.Path, test_prior: Optional[np.ndarray]
+) -> None:
     """per_class.csv and embeddings.npz: what the report draws."""
     found = run.recognizer.predict(
-        run.config.inference_rule, embedded.embeddings, embedded.head_logits, k=1
+        run.config.inference_rule,
+        embedded.embeddings,
+        embedded.head_logits,
+        k=1,
+        test_prior=test_prior,
     )
     best = found.class_ids[:, 0]
     rows = per_class.per_class_rows(

@@ -16,7 +16,7 @@ from longtail_tf.errors import UserError
     [
         (dict(), "none given: name the classifier by exactly one of"),
         (dict(run_dir="a", model="b"), "--run_dir and --model given"),
-        (dict(model="b", inference_rule="ncm"), "--inference_rule=ncm: an exported model has one"),
+        (dict(model="b", inference_rule="ncm"), "--inference_rule=ncm: an exported model has its"),
         (dict(server="h:1/m", unknown=True), "--unknown: a served model rejects unknowns if"),
         (dict(run_dir="a", images=()), "no image is given"),
         (dict(run_dir="a", k_top=0), "--k_top=0: expected 1 or more"),

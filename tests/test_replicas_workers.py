@@ -30,6 +30,7 @@ def tf_configs():
 
 def finish_all(processes):
     """Their output; no process is left behind, whatever happens."""
+    processes = list(processes)  # all must have started before one can finish
     try:
         return [replica_runs.finish(process, timeout_s=300) for process in processes]
     finally:

@@ -147,6 +147,15 @@ def test_evaluate_another_set_writes_elsewhere(done, tmp_path):
     assert (done.run_dir / "evaluation.json").read_text() == before
 
 
+def test_a_test_prior_changes_the_numbers_and_needs_out(done, tmp_path):
+    settings = dict(run_dir=str(done.run_dir), test_prior="train")
+    with pytest.raises(UserError, match="--test_prior=train without --out"):
+        evaluate.run(evaluate.EvaluateConfig(**settings))
+    plain = json.loads((done.run_dir / "evaluation.json").read_text())
+    shifted = evaluate.run(evaluate.EvaluateConfig(**settings, out=str(tmp_path)))
+    assert shifted["rules"]["ncm"] != plain["rules"]["ncm"]
+
+
 def test_evaluate_refuses_other_classes_and_channels(done, tmp_path):
     fewer = fakes.write_npz(tmp_path / "fewer.npz", counts=(9, 5, 2))
     colour = fakes.write_npz(tmp_path / "colour.npz", channels=3)

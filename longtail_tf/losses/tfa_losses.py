@@ -91,7 +91,10 @@ def _where(usable: tf.Tensor, function: Callable, points: tf.Tensor) -> tf.Tenso
         gradient = tf.where(usable, tape.gradient(value, points), 0.0)
         return tf.where(usable, value, 0.0), lambda upstream: upstream * gradient
 
-    return of_points(tf.cast(points, tf.float32))
+    points = tf.cast(points, tf.float32)
+    if points.shape[0] == 0:  # XLA fails on the softmax of no rows
+        return tf.reduce_sum(points)
+    return of_points(points)
 
 
 def _distances(points: tf.Tensor, pair: tf.Tensor, distance_metric: str) -> tf.Tensor:

@@ -31,6 +31,7 @@ def evaluate_rules(
     rules: Sequence[str] = RULES,
     seed: int = 0,
     replicates: int = 1000,
+    test_prior: np.ndarray | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Returns the metrics of each rule the recognizer can apply, ready for JSON.
 
@@ -43,6 +44,7 @@ def evaluate_rules(
       rules: those wanted; one that was not fitted has no entry.
       seed: of the bootstrap; the same draws for every rule, so rules compare image by image.
       replicates: of the bootstrap; 0 leaves the intervals out.
+      test_prior: float [C], how often each class is expected; None: all alike.
     """
     embedded = checked_embedded(
         embedded,
@@ -59,6 +61,7 @@ def evaluate_rules(
                 embedded.head_logits,
                 # What `head_only` puts behind its head classes are no guesses.
                 k=min(5, recognizer.num_head) if rule == "head_only" else 5,
+                test_prior=test_prior,
             ),
             embedded.labels,
             train_counts=train_counts,

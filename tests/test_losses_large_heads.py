@@ -1,0 +1,358 @@
+"""Chunked and partial cross entropy, prototype loss: against the full softmax in float64 loops."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from longtail_tf import losses
+from longtail_tf.errors import UserError
+from longtail_tf.losses import class_weights
+from longtail_tf.losses.partial import sample_classes
+from tests import loss_oracles
+
+SIZE, WIDTH, CLASSES = 9, 5, 23
+LABELS = np.array([0, 22, 7, 7, 21, 0, 16, 3, 22])  # repeats, both ends
+
+
+def head(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(SIZE, WIDTH)), rng.normal(size=(WIDTH, CLASSES))
+
+
+def full(points, kernel, labels=LABELS, kept=None, offsets=0.0):
+    """Value and gradients of the mean cross entropy over the `kept` classes, one slot at a time."""
+    kept = list(range(kernel.shape[1])) if kept is None else kept
+    value, by_points, by_kernel = 0.0, np.zeros_like(points), np.zeros_like(kernel)
+    offsets = np.broadcast_to(offsets, kernel.shape[1])
+    for i, y in enumerate(labels):
+        logits = [points[i] @ kernel[:, c] + offsets[c] for c in kept]
+        shares = loss_oracles.softmax(logits)
+        value += (np.logaddexp.reduce(logits) - logits[kept.index(y)]) / len(labels)
+        for share, c in zip(shares, kept):
+            slope = (share - (c == y)) / len(labels)
+            by_points[i] += slope * kernel[:, c]
+            by_kernel[:, c] += slope * points[i]
+    return value, by_points, by_kernel
+
+
+def value_and_gradients(loss, points, kernel, labels=LABELS):
+    points, kernel = tf.convert_to_tensor(points), tf.convert_to_tensor(kernel)
+    with tf.GradientTape() as tape:
+        tape.watch([points, kernel])
+        value = loss(tf.convert_to_tensor(labels), points, kernel)
+    by_points, by_kernel = tape.gradient(value, [points, kernel])
+    return value, by_points, tf.convert_to_tensor(by_kernel)
+
+
+def check(found, expected, tolerance=2e-6):
+    assert found[0].dtype == tf.float32 and found[0].shape == ()
+    for tensor, right in zip(found, expected):
+        left = tf.cast(tensor, tf.float64).numpy()
+        np.testing.assert_allclose(left, right, rtol=10 * tolerance, atol=tolerance)
+
+
+def single(*arrays):
+    return [tf.constant(array, tf.float32) for array in arrays]
+
+
+# --- chunked -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 8, 22, 23, 24, 10000])
+def test_chunks_of_any_size_give_the_full_cross_entropy(chunk):
+    loss = functools.partial(losses.chunked_cross_entropy, chunk=chunk)
+    check(value_and_gradients(loss, *single(*head())), full(*head()))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_chunked_in_a_graph_and_compiled(compiled):
+    loss = functools.partial(losses.chunked_cross_entropy, chunk=8)
+    step = tf.function(functools.partial(value_and_gradients, loss), jit_compile=compiled)
+    check(step(*single(*head(1))), full(*head(1)))
+
+
+def test_chunked_follows_the_upstream_gradient():
+    points, kernel = single(*head(2))
+    with tf.GradientTape() as tape:
+        tape.watch(kernel)
+        value = -3.0 * losses.chunked_cross_entropy(LABELS, points, kernel, chunk=6) ** 2
+    expected = full(*head(2))
+    np.testing.assert_allclose(
+        tape.gradient(value, kernel), -6.0 * expected[0] * expected[2], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_chunked_with_offsets_is_the_logit_adjusted_loss():
+    counts = np.arange(CLASSES, 0, -1) ** 2
+    offsets = class_weights.prior_offsets(counts)
+    loss = functools.partial(losses.chunked_cross_entropy, chunk=7, class_offsets=offsets)
+    points, kernel = single(*head(3))
+    found = value_and_gradients(loss, points, kernel)
+    check(found, full(*head(3), offsets=offsets.astype(float)))
+    plain = losses.classification_loss("logit_adjusted", class_counts=counts)
+    assert float(found[0]) == pytest.approx(float(plain(LABELS, points @ kernel)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.bfloat16, 4e-3), (tf.float16, 5e-4)])
+def test_chunked_takes_half_precision(dtype, tolerance):
+    points, kernel = (tf.constant(array, dtype) for array in head(4))
+    loss = functools.partial(losses.chunked_cross_entropy, chunk=8)
+    found = value_and_gradients(loss, points, kernel)
+    assert found[1].dtype == dtype and found[2].dtype == dtype
+    seen = [tf.cast(part, tf.float64).numpy() for part in (points, kernel)]
+    assert float(found[0]) == pytest.approx(full(*seen)[0], rel=1e-6)  # computed in float32
+    check(found, full(*seen), tolerance)
+
+
+def test_chunked_logits_may_be_far_beyond_the_range_of_exp():
+    points, kernel = head(5)
+    loss = functools.partial(losses.chunked_cross_entropy, chunk=8)
+    for scale in (1e3, -1e3):
+        found = value_and_gradients(loss, *single(scale * points, kernel))
+        assert float(found[0]) == pytest.approx(full(scale * points, kernel)[0], rel=1e-4)
+        assert all(np.all(np.isfinite(part)) for part in found)
+
+
+def test_chunked_of_an_empty_batch_is_zero():
+    points, kernel = single(np.zeros((0, WIDTH)), head()[1])
+    loss = functools.partial(losses.chunked_cross_entropy, chunk=8)
+    found = value_and_gradients(loss, points, kernel, np.zeros(0, np.int32))
+    assert float(found[0]) == 0.0 and not np.any(found[2])
+
+
+def test_chunked_trains_a_variable():
+    points, kernel = single(*head(6))
+    variable = tf.Variable(kernel)
+    with tf.GradientTape() as tape:
+        value = losses.chunked_cross_entropy(LABELS[:, None], points, variable, chunk=8)
+    np.testing.assert_allclose(
+        tape.gradient(value, variable), full(*head(6))[2], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_no_tensor_holds_more_than_one_chunk_of_logits():
+    """Of the traced graph, gradient included, no tensor is as large as two chunks of logits."""
+    chunk, classes, size = 64, 1024, 40
+
+    @tf.function
+    def step(labels, points, kernel):
+        loss = functools.partial(losses.chunked_cross_entropy, chunk=chunk)
+        return value_and_gradients(loss, points, kernel, labels)
+
+    graph = step.get_concrete_function(
+        tf.TensorSpec([size], tf.int32),
+        tf.TensorSpec([size, WIDTH]),
+        tf.TensorSpec([WIDTH, classes]),
+    ).graph
+    graphs = [graph, *(function.graph for function in graph._functions.values())]
+    sizes = [
+        tensor.shape.num_elements()
+        for each in graphs
+        for operation in each.get_operations()
+        for tensor in operation.outputs
+        if tensor.shape.rank == 2 and tensor.shape[0] == size and tensor.shape.is_fully_defined()
+    ]
+    assert chunk * size in sizes and max(sizes) == chunk * size
+
+
+# --- partial -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_sampled", [1, 4, 11, 23])
+@pytest.mark.parametrize("compiled", [None, False, True])
+def test_partial_is_the_cross_entropy_over_the_classes_kept(num_sampled, compiled):
+    loss = functools.partial(losses.partial_cross_entropy, num_sampled=num_sampled, seed=3, step=5)
+    step = functools.partial(value_and_gradients, loss)
+    if compiled is not None:
+        step = tf.function(step, jit_compile=compiled)
+    drawn = sample_classes(CLASSES, num_sampled=num_sampled, seed=3, step=5).numpy()
+    kept = sorted({*LABELS, *drawn})
+    assert num_sampled == CLASSES or len(kept) < CLASSES
+    check(step(*single(*head())), full(*head(), kept=kept))
+
+
+def test_partial_with_all_classes_is_the_full_cross_entropy():
+    loss = functools.partial(losses.partial_cross_entropy, num_sampled=CLASSES, seed=0, step=9)
+    check(value_and_gradients(loss, *single(*head(7))), full(*head(7)))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.bfloat16, 4e-3), (tf.float16, 5e-4)])
+def test_partial_takes_half_precision(dtype, tolerance):
+    points, kernel = (tf.constant(array, dtype) for array in head(4))
+    loss = functools.partial(losses.partial_cross_entropy, num_sampled=CLASSES, seed=0, step=0)
+    seen = [tf.cast(part, tf.float64).numpy() for part in (points, kernel)]
+    check(value_and_gradients(loss, points, kernel), full(*seen), tolerance)
+
+
+def test_partial_of_an_empty_batch_is_zero():
+    points, kernel = single(np.zeros((0, WIDTH)), head()[1])
+    loss = functools.partial(losses.partial_cross_entropy, num_sampled=3, seed=0, step=0)
+    found = value_and_gradients(loss, points, kernel, np.zeros(0, np.int32))
+    assert float(found[0]) == 0.0 and not np.any(found[2])
+
+
+@pytest.mark.parametrize(("classes", "number"), [(23, 1), (23, 9), (23, 22), (23, 23), (10**6, 7)])
+def test_the_draw_is_distinct_and_a_function_of_seed_and_step(classes, number):
+    draw = functools.partial(sample_classes, classes, num_sampled=number)
+    first = draw(seed=1, step=2).numpy()
+    assert first.dtype == np.int32 and len(set(first)) == number
+    assert first.min() >= 0 and first.max() < classes
+    graph = tf.function(lambda step: draw(seed=1, step=step))(tf.constant(2, tf.int64))
+    assert np.array_equal(first, graph)
+    if number < classes:
+        later = [tuple(sorted(draw(seed=1, step=step).numpy())) for step in range(2, 30)]
+        other = [tuple(sorted(draw(seed=2, step=step).numpy())) for step in range(2, 30)]
+        assert len(set(later)) > 1 and later != other
+
+
+def test_every_class_is_drawn_equally_often():
+    """Where the arcs differ in length too: 10 classes in 4 arcs of 2 or 3."""
+    classes, number, steps = 10, 4, 4000
+    draw = functools.partial(sample_classes, classes, num_sampled=number, seed=0)
+    drawn = tf.function(lambda: tf.map_fn(lambda step: draw(step=step), tf.range(steps)))()
+    counts = np.bincount(drawn.numpy().ravel(), minlength=classes)
+    share = number / classes
+    spread = np.sqrt(steps * share * (1 - share))
+    assert np.all(np.abs(counts - steps * share) < 4.5 * spread)
+
+
+# --- prototypes ----------------------------------------------------------------------------------
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def prototype_oracle(points, prototypes, temperature, priors=None):
+    seen = [c for c in range(len(prototypes)) if np.any(prototypes[c])]
+    terms = []
+    for x, y in zip(points, LABELS):
+        if y in seen:
+            cosines = [unit(x) @ prototypes[c] / temperature for c in seen]
+            if priors is not None:
+                cosines = [cosine + priors[c] for cosine, c in zip(cosines, seen)]
+            terms.append(-np.log(loss_oracles.softmax(cosines)[seen.index(y)]))
+    return np.mean(terms) if terms else 0.0
+
+
+def some_prototypes(unseen):
+    prototypes = unit(np.random.default_rng(8).normal(size=(CLASSES, WIDTH)))
+    prototypes[list(unseen)] = 0.0
+    return prototypes
+
+
+@pytest.mark.parametrize("compiled", [None, False, True])
+@pytest.mark.parametrize("unseen", [(), (7, 12), range(1, CLASSES), range(CLASSES)])
+def test_prototype_loss_against_loops(unseen, compiled):
+    prototypes, points = some_prototypes(unseen), head(9)[0]
+    priors = np.log(np.arange(1, CLASSES + 1))
+
+    def step(points, prototypes):
+        with tf.GradientTape() as tape:
+            tape.watch([points, prototypes])
+            value = losses.prototype_loss(
+                LABELS, points, prototypes, temperature=0.3, log_priors=priors
+            )
+        return value, tape.gradient(value, points)
+
+    way = step if compiled is None else tf.function(step, jit_compile=compiled)
+    value, gradient = way(*single(points, prototypes))
+    oracle = functools.partial(
+        prototype_oracle, prototypes=prototypes, temperature=0.3, priors=priors
+    )
+    assert value.dtype == tf.float32
+    assert float(value) == pytest.approx(oracle(points), rel=1e-5, abs=1e-7)
+    for direction in np.random.default_rng(0).normal(size=(3, *points.shape)):
+        expected = loss_oracles.slope_along(oracle, points, direction)
+        assert np.sum(gradient * direction) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_prototype_loss_leaves_prototypes_to_their_running_mean():
+    points, prototypes = single(head(9)[0], some_prototypes(()))
+    with tf.GradientTape() as tape:
+        tape.watch(prototypes)
+        value = losses.prototype_loss(LABELS, points, prototypes, temperature=0.3)
+    assert tape.gradient(value, prototypes) is None
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_prototype_loss_takes_half_precision(dtype):
+    points, prototypes = tf.constant(head(9)[0], dtype), some_prototypes((7,))
+    found = losses.prototype_loss(LABELS, points, prototypes, temperature=0.1)
+    expected = prototype_oracle(tf.cast(points, tf.float64).numpy(), prototypes, 0.1)
+    assert found.dtype == tf.float32 and float(found) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [None, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.75, 1.0])
+def test_ema_prototypes_against_loops(momentum, compiled):
+    prototypes, points = some_prototypes((7, 12)), head(10)[0]
+    move = functools.partial(losses.ema_prototypes, momentum=momentum)
+    move = move if compiled is None else tf.function(move, jit_compile=compiled)
+    moved = move(*single(prototypes), tf.constant(LABELS), *single(points)).numpy()
+    for c in range(CLASSES):
+        if c not in LABELS:
+            assert np.array_equal(moved[c], prototypes[c].astype(np.float32))
+            continue
+        mean = np.mean([unit(x) for x, y in zip(points, LABELS) if y == c], axis=0)
+        expected = mean if c == 7 else momentum * prototypes[c] + (1 - momentum) * mean
+        np.testing.assert_allclose(moved[c], unit(expected), atol=1e-6)
+
+
+def test_ema_prototypes_of_an_empty_batch_stay():
+    prototypes = some_prototypes((7,)).astype(np.float32)
+    empty = tf.zeros([0], tf.int32), tf.zeros([0, WIDTH])
+    moved = losses.ema_prototypes(prototypes, *empty, momentum=0.5)
+    assert np.array_equal(moved, prototypes)
+    assert float(losses.prototype_loss(*empty, prototypes, temperature=0.5)) == 0.0
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def refused(sentence, function, *args, **settings):
+    with pytest.raises(UserError, match=sentence):
+        function(*args, **settings)
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 2.5, True, None])
+def test_bad_chunks_are_refused_in_words(chunk):
+    refused(f"chunk={chunk} was given: give a whole number", losses.chunked_cross_entropy, LABELS,
+            *single(*head()), chunk=chunk)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [0, 24, 2.5, True, None])
+def test_bad_numbers_of_classes_are_refused_in_words(number):
+    refused(f"num_sampled={number} .* of 23 classes: give a whole number of 1 to 23",
+            losses.partial_cross_entropy, LABELS, *single(*head()), num_sampled=number,
+            seed=0, step=0)  # fmt: skip
+
+
+def test_shapes_that_do_not_fit_are_refused_in_words():
+    points, kernel = single(*head())
+    chunked = losses.chunked_cross_entropy
+    partial = functools.partial(losses.partial_cross_entropy, num_sampled=2, seed=0, step=0)
+    for loss in (chunked, partial):
+        refused(r"labels \(2,\), neck output \(9, 5\)", loss, [0, 1], points, kernel)
+        refused(r"kernel \(23, 5\) came: give", loss, LABELS, points, tf.transpose(kernel))
+        refused(r"neck output \(5,\)", loss, LABELS, points[0], kernel)
+    refused(r"class_offsets of shape \(2,\) came with a kernel of 23", chunked, LABELS, points,
+            kernel, class_offsets=[0.0, 1.0])  # fmt: skip
+    unknown = tf.function(functools.partial(chunked, LABELS), autograph=False).get_concrete_function
+    refused("a known number of classes", unknown, tf.TensorSpec([SIZE, WIDTH]),
+            tf.TensorSpec([WIDTH, None]))  # fmt: skip
+
+
+def test_bad_prototype_settings_are_refused_in_words():
+    points, prototypes = single(head()[0], some_prototypes(()))
+    loss = losses.prototype_loss
+    refused("temperature=0 was given", loss, LABELS, points, prototypes, temperature=0)
+    refused(r"prototypes of shape \(23, 4\) came with embeddings of shape \(9, 5\)", loss, LABELS,
+            points, prototypes[:, :4], temperature=1.0)  # fmt: skip
+    for momentum in (-0.1, 1.1, "all"):
+        refused(f"momentum={momentum!r} was given", losses.ema_prototypes, prototypes, LABELS,
+                points, momentum=momentum)  # fmt: skip
+    refused(r"prototypes of shape \(5,\)", losses.ema_prototypes, prototypes[0], LABELS, points,
+            momentum=0.5)  # fmt: skip
