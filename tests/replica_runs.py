@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 
@@ -49,6 +50,27 @@ def finish(process: subprocess.Popen, timeout_s: float = 400) -> str:
     out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, err[-4000:]
     return out
+
+
+def finish_all(processes: list) -> list:
+    """Their output; no process is left behind, whatever happens."""
+    try:
+        return [finish(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def tf_configs() -> list:
+    """TF_CONFIG of two workers on free ports."""
+    with socket.socket() as first, socket.socket() as second:
+        for each in (first, second):
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (first, second)]
+    return [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+        for index in range(2)
+    ]
 
 
 def assert_same_training(ours: pathlib.Path, theirs: pathlib.Path) -> None:

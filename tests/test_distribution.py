@@ -4,6 +4,13 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+import tensorflow as tf
+
+from longtail_tf import distribution
+from longtail_tf.errors import UserError
+from tests import replica_runs
+
 # Logical devices must be set before TensorFlow starts, hence a process of its own.
 SCRIPT = textwrap.dedent(
     """
@@ -59,9 +66,37 @@ def test_two_replicas_give_the_loss_and_gradient_of_the_global_batch():
 
 
 def test_one_replica_is_the_identity():
-    import tensorflow as tf
-
-    from longtail_tf.distribution import all_replicas
-
     values = tf.constant([1, 2])
-    assert all_replicas(values) is values
+    assert distribution.all_replicas(values) is values
+    assert distribution.strategy_of("one") is tf.distribute.get_strategy()
+    assert not distribution.batch_norm().synchronized
+
+
+@pytest.mark.parametrize(
+    ("tf_config", "message"),
+    [
+        ("", "--replicas=workers needs the environment variable TF_CONFIG, such as {"),
+        ("{", "TF_CONFIG cannot be read .JSONDecodeError.*expected JSON such as"),
+        ("[]", "TF_CONFIG cannot be read"),
+        ('{"cluster": {"worker": ["a:1"]}}', "TF_CONFIG cannot be read .KeyError: 'task'"),
+        (
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+            "names this process worker 1, which is no chief or worker of its cluster",
+        ),
+        (
+            '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+            "names this process ps 0",
+        ),
+    ],
+)
+def test_a_tf_config_that_cannot_work_is_told(tf_config, message, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", tf_config)
+    with pytest.raises(UserError, match=message):
+        distribution.strategy_of("workers")
+
+
+def test_workers_after_tensorflow_has_started_are_told(monkeypatch):
+    tf.constant(0)
+    monkeypatch.setenv("TF_CONFIG", replica_runs.tf_configs()[0])
+    with pytest.raises(UserError, match="TensorFlow already runs in this process: start one fresh"):
+        distribution.strategy_of("workers")

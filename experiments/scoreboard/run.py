@@ -29,7 +29,7 @@ from longtail_tf.settings import setting
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE.parent / "RESULTS.md"
-IMAGES = {"digits": 43_200, "fashion": 144_000, "clothing": 72_000}
+IMAGES = {"digits": 43_200, "fashion": 144_000, "clothing": 72_000, "omniglot": 96_000}
 METHODS = ("alternate", "joint", "head_ce", "all_ce", "triplet")
 RULES = ("gated", "ncm", "knn", "linear", "head_only")
 BANDS = ("all", "balanced", "many", "medium", "few")
