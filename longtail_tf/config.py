@@ -44,6 +44,12 @@ class Config:
         "files.",
         unit="px",
     )
+    cache_megabytes: int = setting(1024, "Memory for training images once read.", unit="MB")
+    max_bad_share: float = setting(
+        0.05,
+        "Training stops when more of its images cannot be read; fewer are replaced.",
+        unit="0..1",
+    )
 
     # run
     run_dir: str = setting("", "Folder for everything this run leaves; must be new or empty.")

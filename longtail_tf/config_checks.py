@@ -33,7 +33,9 @@ def _check_run(config: Config) -> None:
         raise UserError("--run_dir is missing: name a new folder for what this run leaves.")
     _at_least(1, config, "steps", "log_every", "checkpoint_every", "k_top", "prototypes_per_class")
     _at_least(0, config, "eval_every", "val_per_class", "seed", "split_seed", "threads")
-    _at_least(0, config, "warmup_steps", "head_only_steps")
+    _at_least(0, config, "warmup_steps", "head_only_steps", "cache_megabytes")
+    if not 0 <= config.max_bad_share <= 1:
+        raise UserError(f"--max_bad_share={config.max_bad_share}: expected 0 to 1.")
     if config.seed >= 2**31 or config.split_seed >= 2**31:
         raise UserError(f"--seed={max(config.seed, config.split_seed)}: set it below 2147483648.")
     for name in (

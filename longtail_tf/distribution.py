@@ -75,9 +75,7 @@ def batch_norm(**settings: Any) -> tf.keras.layers.Layer:
     """
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return tf.keras.layers.BatchNormalization(**settings)
-    # float32, as Keras sums the statistics of synchronised layers in the layer's own type, and a
-    # bfloat16 count of pixels stops at 256.
-    return tf.keras.layers.BatchNormalization(**settings, synchronized=True, dtype="float32")
+    return tf.keras.layers.BatchNormalization(**settings, synchronized=True)
 
 
 def _check_tf_config(text: str) -> None:

@@ -19,10 +19,19 @@ import tensorflow as tf
 
 from longtail_tf.datasets.split import Split
 from longtail_tf.errors import UserError
-from longtail_tf.images.augment import HEAD_STREAM, WHOLE_STREAM, augment, mix, parts_of
+from longtail_tf.images.augment import (
+    HEAD_STREAM,
+    WHOLE_STREAM,
+    augment,
+    cuts_windows,
+    mix,
+    parts_of,
+    window_draws,
+)
 from longtail_tf.images.augment_names import MIXING_AUGMENTATIONS
+from longtail_tf.images.bad_images import MAX_BAD_SHARE
 from longtail_tf.images.exit_guard import until_exit
-from longtail_tf.images.reader import CACHE_BYTES, MAX_BAD_SHARE, ImageReader
+from longtail_tf.images.reader import CACHE_BYTES, ImageReader
 
 
 class Sampler(Protocol):
@@ -62,7 +71,8 @@ def training_streams(
       seed: seed of the augmentation (samplers have their own).
       start_step: the first step given out; where a resumed run goes on.
       shard: (index, count): this replica reads and makes only its slice of each batch.
-      cache_bytes: memory for preprocessed images.
+      cache_bytes: memory for preprocessed images, and for the files of those of which windows are
+        cut.
       max_bad_share: 0..1, stop when more of the images cannot be read.
 
     Returns:
@@ -179,11 +189,17 @@ def _stream(
     batch_size = sampler.batch_size // replicas
     mixes = augmentation in MIXING_AUGMENTATIONS
 
-    def read(step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # A reader that need not give its images as they are decodes or resizes the window alone.
+    cuts = cuts_windows(augmentation) and not reader.gives_ready_images()
+
+    def read(step: np.ndarray, *draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         sharded: dict[str, Any] = {} if shard is None else {"shard": shard}
         rows = sampler.batch(int(step), **sharded)
         images, rows = reader.read(
-            rows, replacement_key=(seed, stream, int(step)), first_slot=replica * batch_size
+            rows,
+            window_draws=draws[0] if draws else None,
+            replacement_key=(seed, stream, int(step)),
+            first_slot=replica * batch_size,
         )
         return images, all_labels[rows].astype(np.int32), rows.astype(np.int64)
 
@@ -195,13 +211,23 @@ def _stream(
     guarded = until_exit(read, afterwards=blank)
 
     def make(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        images, labels, rows = tf.numpy_function(guarded, [step], (tf.uint8, tf.int32, tf.int64))
+        draws: list[tf.Tensor] = []
+        if cuts:
+            draws = [
+                window_draws(
+                    seed=seed, stream=stream, step=step, batch_size=batch_size, shard=shard
+                )
+            ]
+        images, labels, rows = tf.numpy_function(
+            guarded, [step, *draws], (tf.uint8, tf.int32, tf.int64)
+        )
         images = tf.ensure_shape(images, [batch_size, *shape])
         labels = tf.ensure_shape(labels, [batch_size])
         rows = tf.ensure_shape(rows, [batch_size])
         images = augment(
-            images, name=augmentation, seed=seed, stream=stream, step=step, shard=shard
-        )
+            images, name=augmentation, seed=seed, stream=stream, step=step, shard=shard,
+            windows_are_cut=cuts,
+        )  # fmt: skip
         if not mixes:
             return images, labels, rows
         images, mixed_labels, weight = mix(images, labels, name=augmentation, seed=seed, step=step)

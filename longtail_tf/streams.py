@@ -109,6 +109,8 @@ def build_streams(
         seed=config.seed,
         start_step=start_step,
         shard=shard,
+        cache_bytes=config.cache_megabytes * 2**20,
+        max_bad_share=config.max_bad_share,
     )
 
 

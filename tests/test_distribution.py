@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import tensorflow as tf
@@ -11,58 +10,144 @@ from longtail_tf import distribution
 from longtail_tf.errors import UserError
 from tests import replica_runs
 
-# Logical devices must be set before TensorFlow starts, hence a process of its own.
-SCRIPT = textwrap.dedent(
-    """
-    import numpy as np, tensorflow as tf
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    from longtail_tf.distribution import all_replicas
-    from longtail_tf.losses import triplet_semihard_loss
+# Logical devices must be set before TensorFlow starts, hence processes of their own.
+TWO_DEVICES = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from longtail_tf import distribution, losses
+from longtail_tf.two_stream_model import TwoStreamModel
 
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(16, 5)).astype(np.float32)
-    labels = np.repeat(np.arange(4), 4).astype(np.int32)
-    kernel = tf.Variable(rng.normal(size=(5, 3)).astype(np.float32))
+strategy = distribution.strategy_of("devices")
+assert strategy.num_replicas_in_sync == 2
+rng = np.random.default_rng(0)
 
-    def loss_of(x, y):
-        return triplet_semihard_loss(y, x @ kernel, margin=0.5)
+def part(values):
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(np.split(values, 2)[context.replica_id_in_sync_group]))
 
+def local(values):
+    return [value.numpy() for value in strategy.experimental_local_results(values)]
+"""
+
+GATHER = """
+points = rng.normal(size=(16, 5)).astype(np.float32)
+labels = np.repeat(np.arange(4), 4).astype(np.int32)
+kernel = tf.Variable(rng.normal(size=(5, 3)).astype(np.float32))
+with strategy.scope():
+    mirrored = tf.Variable(kernel)
+
+for name in ("triplet_semihard", "triplet_hard", "supcon", "multi_similarity"):
+    loss_of = losses.metric_loss(name, margin=0.5, images_per_class=4)
     with tf.GradientTape() as tape:
-        whole = loss_of(points, labels)
+        whole = loss_of(labels, points @ kernel)
     expected = tape.gradient(whole, kernel)
 
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
-        mirrored = tf.Variable(kernel)
-
+    @tf.function
     def step(x, y):
-        with tf.GradientTape() as tape:
-            features = all_replicas(x @ mirrored)
-            loss = triplet_semihard_loss(all_replicas(y), features, margin=0.5) / 2
-        context = tf.distribute.get_replica_context()
-        gradient = context.all_reduce("SUM", tape.gradient(loss, mirrored))
-        return loss * 2, gradient
+        def of_replica(x, y):
+            with tf.GradientTape() as tape:
+                features = distribution.all_replicas(x @ mirrored)
+                assert features.shape == [16, 3]  # static: losses choose their way by it
+                loss = loss_of(distribution.all_replicas(y), features) / 2
+            context = tf.distribute.get_replica_context()
+            gradient = context.all_reduce("SUM", tape.gradient(loss, mirrored))
+            return loss * 2, gradient
+        return strategy.run(of_replica, (x, y))
 
-    def part(values):
-        return strategy.experimental_distribute_values_from_function(
-            lambda c: tf.constant(np.split(values, 2)[c.replica_id_in_sync_group]))
+    found, gradients = step(part(points), part(labels))
+    for loss, gradient in zip(local(found), local(gradients)):
+        np.testing.assert_allclose(loss, whole, rtol=1e-5)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+print("equal")
+"""
 
-    losses, gradients = tf.function(lambda: strategy.run(step, (part(points), part(labels))))()
-    for loss in strategy.experimental_local_results(losses):
-        np.testing.assert_allclose(loss, whole, rtol=1e-6)
-    for gradient in strategy.experimental_local_results(gradients):
-        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
-    print("equal")
-    """
-)
+NORM = """
+images = rng.normal(3, 0.2, size=(8, 16, 16, 3)).astype(np.float32)
+whole = tf.keras.layers.BatchNormalization()(images, training=True)
+for precision, tolerance in (("float32", 1e-3), ("mixed_bfloat16", 0.1)):
+    tf.keras.mixed_precision.set_global_policy(precision)
+    with strategy.scope():
+        norm = distribution.batch_norm()
+    run = tf.function(lambda x: strategy.run(lambda x: norm(x, training=True), (x,)))
+    kept = tf.cast(images, "bfloat16" if "16" in precision else "float32")
+    parts = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.split(kept, 2)[context.replica_id_in_sync_group])
+    np.testing.assert_allclose(np.concatenate(local(run(parts))), whole, atol=tolerance)
+print("equal")
+"""
 
+# SGD at rate 1 changes a weight by its gradient. Dense layers: no batch norm that would blur it.
+MODEL = """
+images = rng.uniform(0, 255, size=(16, 4, 4, 1)).astype(np.float32)
+labels, rows = np.repeat(np.arange(4), 4).astype(np.int32), np.arange(16)
 
-def test_two_replicas_give_the_loss_and_gradient_of_the_global_batch():
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300, check=False
+def model(mine):
+    tf.keras.utils.set_random_seed(0)
+    embedder = tf.keras.Sequential([
+        tf.keras.layers.Rescaling(1 / 255, input_shape=(4, 4, 1)), tf.keras.layers.Flatten(),
+        tf.keras.layers.Dense(6, "relu"), tf.keras.layers.Dense(3)])
+    model = TwoStreamModel(embedder, num_head_classes=4, neck=False)
+    model.compile(
+        head_optimizer=tf.keras.optimizers.SGD(1.0),
+        whole_optimizer=tf.keras.optimizers.SGD(1.0),
+        classification_loss=losses.classification_loss("cross_entropy", class_counts=[4] * 4),
+        metric_loss=losses.metric_loss("triplet_semihard", margin=0.5),
+        margin=0.5,
+        mine=mine,
     )
-    assert result.stdout.strip().endswith("equal"), result.stderr[-2000:]
+    return model
+
+def trained(mine, streams):
+    with strategy.scope():
+        replicas = model(mine)
+        split = {name: tuple(part(each) for each in (images, labels, rows)) for name in streams}
+        tf.function(lambda x: strategy.run(replicas.train_step, (x,)))(split)
+        numbers = {metric.name: float(metric.result()) for metric in replicas.metrics}
+    assert int(tf.convert_to_tensor(replicas.step)) == 1
+    return [v.numpy() for v in replicas.trainable_variables], numbers
+
+def halves():
+    both = [np.split(each, 2) for each in (images, labels, rows)]
+    return [tuple(tf.constant(each[i]) for each in both) for i in range(2)]
+
+batch = tuple(tf.constant(each) for each in (images, labels, rows))
+alone = model("global")
+alone.train_step({"head": batch, "whole": batch})
+expected = {metric.name: float(metric.result()) for metric in alone.metrics}
+weights, numbers = trained("global", ("head", "whole"))
+for ours, theirs in zip(weights, alone.trainable_variables):
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+for name, value in expected.items():
+    np.testing.assert_allclose(numbers[name], value, rtol=1e-5, err_msg=name)
+
+# Mined by replica: the mean of what each half of the batch says on its own.
+start = [v.numpy() for v in model("replica").trainable_variables]
+each_half = []
+for half in halves():
+    alone = model("replica")
+    alone.train_step({"whole": half})
+    each_half.append([v.numpy() for v in alone.trainable_variables])
+weights, _ = trained("replica", ("whole",))
+by_halves = [(a + b) / 2 for a, b in zip(*each_half)]
+for ours, theirs in zip(weights, by_halves):
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+other, _ = trained("global", ("whole",))
+assert max(np.abs(a - b).max() for a, b in zip(weights, other)) > 1e-3
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("script", [GATHER, NORM, MODEL], ids=["gather", "norm", "model"])
+def test_two_replicas_are_the_global_batch(script):
+    result = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES + script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.stdout.strip().endswith("equal"), result.stderr[-3000:]
 
 
 def test_one_replica_is_the_identity():

@@ -145,14 +145,13 @@ def test_no_tensor_holds_more_than_one_chunk_of_logits():
         tf.TensorSpec([size], tf.int32),
         tf.TensorSpec([size, WIDTH]),
         tf.TensorSpec([WIDTH, classes]),
-    ).graph
-    graphs = [graph, *(function.graph for function in graph._functions.values())]
+    ).graph.as_graph_def(add_shapes=True)
+    nodes = [node for function in graph.library.function for node in function.node_def]
     sizes = [
-        tensor.shape.num_elements()
-        for each in graphs
-        for operation in each.get_operations()
-        for tensor in operation.outputs
-        if tensor.shape.rank == 2 and tensor.shape[0] == size and tensor.shape.is_fully_defined()
+        tf.TensorShape(shape).num_elements()
+        for node in [*graph.node, *nodes]
+        for shape in node.attr["_output_shapes"].list.shape
+        if len(shape.dim) == 2 and shape.dim[0].size == size
     ]
     assert chunk * size in sizes and max(sizes) == chunk * size
 

@@ -8,9 +8,9 @@ our server) for version 0: with a TensorFlow server its users must give the vers
     scripts/other_clients.sh /tmp/others
     LONGTAIL_TF_OTHER_CLIENTS=/tmp/others pytest tests/test_serving_other_clients.py
 
-`grpcurl` (Go) knows nothing of the services but what reflection tells it. `@grpc/grpc-js` (Node, its
-own HTTP/2) works from a .proto file written from TensorFlow Serving's documentation, and asks a
-folder that the exporter wrote.
+`grpcurl` (Go) knows nothing of the services but what reflection tells it. `@grpc/grpc-js` (Node,
+with an HTTP/2 of its own) works from a .proto file written from TensorFlow Serving's documentation,
+and asks a folder that the exporter wrote.
 """
 
 from __future__ import annotations

@@ -78,3 +78,11 @@ def test_batches_have_both_streams_with_rows_of_their_labels(index):
     assert batch["head"][0].shape == (6, 8, 8, 1) and batch["whole"][0].shape == (16, 8, 8, 1)
     for _, labels, rows in batch.values():
         np.testing.assert_array_equal(labels, index.train.labels[rows])
+
+
+def test_memory_and_the_share_of_bad_images_reach_the_streams(index, monkeypatch):
+    given = {}
+    monkeypatch.setattr(streams, "training_streams", lambda *_, **settings: given.update(settings))
+    settings = config(index, cache_megabytes=3, max_bad_share=0.25)
+    streams.build_streams(settings, index, head=None, whole=None, start_step=0)
+    assert (given["cache_bytes"], given["max_bad_share"]) == (3 * 2**20, 0.25)

@@ -10,6 +10,9 @@
    - a Pillow loader (open, convert, resize) of the same files.
    Goals: >= 0.85 of the bare decode with its resize, >= 1.3 times Pillow.
    And once the decoded images are kept in memory (`cache_bytes`).
+3. The same files through `resized_crop_flip`: only the random window is decoded; files from disk,
+   kept in memory, and against a Pillow loader that decodes all and resizes the same kind of window.
+   `bench_input_torch.py` puts it beside PyTorch's DataLoader.
 
 Process CPU time, one TensorFlow thread, rounds interleaved, median and spread of the rounds.
 """
@@ -147,6 +150,36 @@ def bench_files(root: pathlib.Path, rounds: int, size: int) -> None:
     )
 
 
+def bench_windows(root: pathlib.Path, rounds: int, size: int) -> None:
+    print(f"\nrandom windows of JPEG files 250 x 250 to {size} x {size}")
+    train = load_index(f"folder:{root}", val_per_class=0).train
+    paths = [train.describe(row) for row in range(len(train))]
+
+    def pillow():
+        rng = np.random.default_rng(1)
+        while True:
+            batch = []
+            for row in rng.integers(0, len(paths), P * K):
+                side = round(250 * rng.uniform(0.3, 1) ** 0.5)
+                left, top = rng.integers(0, 251 - side, 2)
+                box = (left, top, left + side, top + side)
+                image = Image.open(paths[row]).convert("RGB")
+                batch.append(np.asarray(image.resize((size, size), Image.BILINEAR, box=box)))
+            yield np.stack(batch)
+
+    ours = "ours: PK rows, file, fused window, flip"
+    crop = {"whole_augment": "resized_crop_flip"}
+    contestants = {
+        ours: stream(train, size, cache_bytes=0, **crop),
+        "ours, files kept in memory": stream(train, size, **crop),
+        "ours, whole picture, crop_flip": stream(
+            train, size, cache_bytes=0, whole_augment="crop_flip"
+        ),
+        "Pillow open, convert, resize a window": pillow,
+    }
+    show(rates(contestants, rounds, 25), base=ours)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=9)
@@ -158,6 +191,7 @@ def main() -> None:
         write_photos(root)
         for size in (32, 64, 112):
             bench_files(root, rounds, size)
+            bench_windows(root, rounds, size)
     bench_arrays(rounds)
 
 

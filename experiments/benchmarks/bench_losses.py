@@ -9,7 +9,8 @@ are taken inside a round, and the median and the range over the rounds are shown
 
 `products` is E E^T and S E alone: what any such loss must pay. TFA's semi-hard loss is O(B^3);
 `--tfa_most 1024` costs 14 GB and minutes. Memory is measured in a process of its own for each
-size: the highest resident set during a call, above what it was after warm calls.
+size: how far the first call raises the resident set once other sizes have run, so it includes the
+tracing and compiling for this size.
 Goals (DESIGN section 7): semi-hard <= 2.0x its products; TFA / ours >= 5, 100, 250, 700 at 64,
 256, 512, 1024; memory <= 4 MB + 12 B^2 bytes up to 2048, and < 256 MB at 4096.
 """
@@ -123,33 +124,30 @@ def show_times(size: int, times: dict) -> None:
         print(f"  {name:20s} {spread(values):24s} {ratios[0]:24s} {ratios[1]}", flush=True)
 
 
-def peak_mb() -> float:
-    return resident("VmHWM")
-
-
 def resident(what: str) -> float:
+    """MB by its name in /proc/self/status: VmRSS now, VmHWM the peak."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.split(f"{what}:")[1].split()[0]) / 1024
 
 
 def measure_memory(size: int, images_per_class: int) -> float:
-    """MB that a call of the semi-hard loss takes above the resident set after warm calls."""
+    """MB by which the first call of a size raises the resident set, its tracing included.
+
+    The first call, because TensorFlow keeps freed blocks for the next one.
+    """
+    for other in (200, 384):  # what the code itself takes, small and large batches, once for all
+        steps(other, images_per_class, 0)["semi-hard"]()
     function = steps(size, images_per_class, 0)["semi-hard"]
-    for _ in range(3):
-        function()
-    before = resident("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    for _ in range(3):
-        function()
-    return peak_mb() - before
+    before = resident("VmRSS")
+    function()
+    return resident("VmHWM") - before
 
 
 def memory_in_a_process(size: int, options: argparse.Namespace) -> float:
     command = [sys.executable, __file__, "--memory_of", str(size)]
     command += ["--images_per_class", str(options.images_per_class)]
-    # glibc would keep freed blocks and hide what the next call takes.
-    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 

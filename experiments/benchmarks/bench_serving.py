@@ -7,6 +7,7 @@ reaches 0.9x the in-process throughput.
     python experiments/benchmarks/bench_serving.py --model=RUN/export/NAME --image=photo.jpg
     python experiments/benchmarks/bench_serving.py --fuzz=10000    # malformed requests
     python experiments/benchmarks/bench_serving.py --soak=60       # seconds of mixed load
+    python experiments/benchmarks/bench_serving.py --soak=600 --pause=0.05   # a gentle one
 
 The server is a process of its own, so its CPU time can be told from the clients'. Rounds of
 in-process and served calls alternate; medians and the spread over rounds are printed. CPU time is
@@ -245,7 +246,7 @@ def fuzz(base: str, count: int) -> None:
     print("unexpected codes:", unexpected or "none", "- exit code", server.stop())
 
 
-def soak(base: str, image: bytes, seconds: float) -> None:
+def soak(base: str, image: bytes, seconds: float, pause_s: float) -> None:
     """Mixed load while versions are swapped; memory is printed as it goes."""
     import shutil
 
@@ -269,6 +270,7 @@ def soak(base: str, image: bytes, seconds: float) -> None:
                     failures += 1
                 with contextlib.suppress(grpc.RpcError):
                     call(mutated_request(rng), timeout=60)
+                time.sleep(pause_s)
             if time.monotonic() - last > 2:
                 last = time.monotonic()
                 version += 1
@@ -298,6 +300,7 @@ def main() -> None:
     parser.add_argument("--server_flag", action="append", default=[], help="for serve, repeatable")
     parser.add_argument("--fuzz", type=int, default=0)
     parser.add_argument("--soak", type=float, default=0.0, help="seconds")
+    parser.add_argument("--pause", type=float, default=0.0, help="s between a soak's requests")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = flags.model or save_toy(folder)
@@ -311,7 +314,7 @@ def main() -> None:
         if flags.fuzz:
             fuzz(base, flags.fuzz)
         elif flags.soak:
-            soak(base, image, flags.soak)
+            soak(base, image, flags.soak, flags.pause)
         else:
             measure(base, image, flags.rounds, flags.calls, flags.server_flag)
 

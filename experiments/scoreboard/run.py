@@ -128,9 +128,10 @@ def write_table(data: str, folders: dict) -> None:
     commits = sorted({each["provenance"]["commit"] for each in evaluations.values()})
     digest = first["provenance"]["data_digest"][:12]
     seen = sorted({each["images_seen"] for each in evaluations.values()})
+    images = f"{seen[0]:,}" if len(seen) == 1 else f"{seen[0]:,} to {seen[-1]:,}"
     head = (
         f"{datetime.date.today()}, commit {', '.join(commits)}, data digest {digest}, seeds "
-        f"{', '.join(map(str, seeds))}, {seen[0]:,} to {seen[-1]:,} images seen, one thread of "
+        f"{', '.join(map(str, seeds))}, {images} images seen, one thread of "
         f"{os.cpu_count()} cores (shared), last step. Percent, mean ± standard deviation over "
         "seeds.\n\n"
         f"`python experiments/scoreboard/run.py --data={data} --seeds={len(seeds)}`\n\n"

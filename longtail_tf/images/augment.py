@@ -16,6 +16,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.images.preprocess import round_to_uint8
 from longtail_tf.images.random_augment import random_augment
+from longtail_tf.images.window import WINDOW_DRAWS, pixel_window, window_shares
 
 HEAD_STREAM, WHOLE_STREAM = 1, 2
 _CROP, _CUTOUT, _RANDAUGMENT, _MIX = range(4)
@@ -29,6 +30,7 @@ def augment(
     stream: int,
     step: tf.Tensor,
     shard: tuple[int, int] | None = None,
+    windows_are_cut: bool = False,
 ) -> tf.Tensor:
     """Augments a batch; every image by its own draw.
 
@@ -39,28 +41,50 @@ def augment(
       stream: HEAD_STREAM or WHOLE_STREAM: two streams of one run draw differently.
       step: int64 [].
       shard: (index, count): these images are slice `index` of `count` equal ones of the batch.
+      windows_are_cut: these images are already the windows `window_draws` gives (a reader that
+        decodes only the window cut them), and are but flipped here.
 
     Returns:
       uint8 [B, S, S, C].
     """
     parts = parts_of(name)
-    index, count = shard or (0, 1)
-    batch_size = images.shape[0]
 
     def draws(purpose: int, number: int) -> tf.Tensor:
-        """Uniform [number, B] in [0, 1): this slice's columns of the whole batch's draws."""
-        uniform = tf.random.stateless_uniform(
-            [number, batch_size * count], _key(seed, stream, purpose, step), alg="philox"
-        )
-        return uniform[:, index * batch_size : (index + 1) * batch_size]
+        key = _key(seed, stream, purpose, step)
+        return _slice_of_draws(key, number, images.shape[0], shard)
 
-    if "crop" in parts:
+    if "resized" in parts:
+        window_and_flip = draws(_CROP, WINDOW_DRAWS + 1)
+        if not windows_are_cut:
+            images = resized_crop(images, window_and_flip[:WINDOW_DRAWS])
+        if "flip" in parts:
+            flipped = window_and_flip[WINDOW_DRAWS] < 0.5
+            images = tf.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+    elif "crop" in parts:
         images = crop(images, draws(_CROP, 3), flip="flip" in parts)
     if "randaugment" in parts:
         images = random_augment(images, lambda number: draws(_RANDAUGMENT, number))
     if "cutout" in parts:
         images = cutout(images, draws(_CUTOUT, 3))
     return images
+
+
+def window_draws(
+    *, seed: int, stream: int, step: tf.Tensor, batch_size: int, shard: tuple[int, int] | None
+) -> tf.Tensor:
+    """The draws float32 [4, B] of the windows `augment` cuts, for who cuts them itself.
+
+    Args:
+      seed, stream, step, shard: as in `augment`.
+      batch_size: B, images of this slice.
+    """
+    key = _key(seed, stream, _CROP, step)
+    return _slice_of_draws(key, WINDOW_DRAWS + 1, batch_size, shard)[:WINDOW_DRAWS]
+
+
+def cuts_windows(name: str) -> bool:
+    """Whether the augmentation enlarges a random window (see `window_draws`)."""
+    return "resized" in parts_of(name)
 
 
 def parts_of(name: str) -> tuple[str, ...]:
@@ -101,6 +125,26 @@ def crop(images: tf.Tensor, draws: tf.Tensor, *, flip: bool) -> tf.Tensor:
     rows += (tf.range(batch_size) * size)[:, tf.newaxis]
     pixels = rows[:, :, tf.newaxis] * size + columns[:, tf.newaxis, :]
     return tf.gather(tf.reshape(images, [batch_size * size * size, channels]), pixels)
+
+
+def resized_crop(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Enlarges a random window of each image to the whole, bilinear (see `window`).
+
+    Args:
+      images: uint8 [B, S, S, C].
+      draws: uniform [4, B], as `window.window_shares` takes them.
+    """
+    batch_size, size = images.shape[:2]
+    sides = tf.constant([size, size])
+    window = pixel_window(window_shares(draws, sides), draws, sides)
+    first = tf.cast(window[:2], tf.float32)
+    # The corner pixels of the window onto those of the image. A hair less: what rounding puts
+    # beyond the last line of the image would come out black.
+    last = tf.maximum(first + tf.cast(window[2:], tf.float32) - 1 - 1e-3, first)
+    boxes = tf.transpose(tf.concat([first, last], 0)) / max(1, size - 1)
+    with tf.device("/CPU:0"):  # to the same bits as elsewhere
+        cut = tf.image.crop_and_resize(images, boxes, tf.range(batch_size), [size, size])
+    return round_to_uint8(cut)
 
 
 def cutout(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -167,3 +211,12 @@ def mix(
 def _key(seed: int, stream: int, purpose: int, step: tf.Tensor) -> tf.Tensor:
     """The seed int64 [2] of one kind of draw; no two of a run are equal."""
     return tf.stack([tf.constant((seed * 4 + stream) * 4 + purpose, tf.int64), step])
+
+
+def _slice_of_draws(
+    key: tf.Tensor, number: int, batch_size: int, shard: tuple[int, int] | None
+) -> tf.Tensor:
+    """Uniform [number, B] in [0, 1): this slice's columns of the whole batch's draws."""
+    index, count = shard or (0, 1)
+    uniform = tf.random.stateless_uniform([number, batch_size * count], key, alg="philox")
+    return uniform[:, index * batch_size : (index + 1) * batch_size]

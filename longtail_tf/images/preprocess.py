@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.images.header import read_header
+from longtail_tf.images.window import cut_window, pixel_window, window_shares
 
 # Decompression bombs: a 140 kB PNG can hold 144 megapixels and cost seconds of CPU.
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -43,6 +44,7 @@ def preprocess_bytes(
     channels: int,
     max_bytes: int = MAX_IMAGE_BYTES,
     max_pixels: int = MAX_IMAGE_PIXELS,
+    window_draws: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Decodes and resizes one encoded image. Works eagerly, in `Dataset.map` and when exported.
 
@@ -52,6 +54,8 @@ def preprocess_bytes(
       channels: 1 (grey) or 3 (RGB).
       max_bytes: longer files are refused before anything is decoded.
       max_pixels: images whose header declares more pixels are refused before they are decoded.
+      window_draws: uniform float32 [4]: only the window they draw (see `window`) is resized, and of
+        a JPEG only it is decoded. None, as everywhere but in augmentation: the whole picture.
 
     Returns:
       uint8 [S, S, C], 0..255.
@@ -72,12 +76,19 @@ def preprocess_bytes(
     def from_jpeg() -> tf.Tensor:
         shape = tf.image.extract_jpeg_shape(image_bytes)
         checked = refuse_over_caps(shape[0], shape[1])
-        larger = tf.reduce_min(shape[:2]) // image_size >= tf.constant(_JPEG_SCALES[1:])
+        sides = shape[:2]
+        if window_draws is not None:
+            shares = window_shares(window_draws, shape)
+            sides = pixel_window(shares, window_draws, shape[:2])[2:]
+        larger = tf.reduce_min(sides) // image_size >= tf.constant(_JPEG_SCALES[1:])
 
         def decode(scale: int) -> tf.Tensor:
-            return tf.io.decode_jpeg(
-                checked, channels=channels, ratio=scale, dct_method="INTEGER_ACCURATE"
-            )
+            settings = {"channels": channels, "ratio": scale, "dct_method": "INTEGER_ACCURATE"}
+            if window_draws is None:
+                return tf.io.decode_jpeg(checked, **settings)
+            scaled = -(-shape[:2] // scale)  # the window is in pixels of the scaled picture
+            window = pixel_window(shares, window_draws, scaled)
+            return tf.io.decode_and_crop_jpeg(checked, window, **settings)
 
         return tf.switch_case(
             tf.reduce_sum(tf.cast(larger, tf.int32)),
@@ -97,7 +108,8 @@ def preprocess_bytes(
             return tf.io.decode_image(checked, channels=3, expand_animations=False)
 
         rgb = tf.cond(is_bmp, decode_bmp, decode_any)
-        return _to_channels(tf.ensure_shape(rgb, [None, None, 3]), channels)
+        pixels = _to_channels(tf.ensure_shape(rgb, [None, None, 3]), channels)
+        return pixels if window_draws is None else cut_window(pixels, window_draws)
 
     with tf.device("/CPU:0"):  # decoders run nowhere else, and a GPU would resize to other bits
         is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 3), b"\xff\xd8\xff")

@@ -48,7 +48,7 @@ async function main() {
   answer.version = one.model_spec.version.value;
   answer.scores = one.outputs.scores.float_val;
   answer.scoresShape = shape(one.outputs.scores);
-  answer.contentBytes = one.outputs.scores.tensor_content.length;
+  answer.contentBytes = (one.outputs.scores.tensor_content || "").length;
   answer.labels = one.outputs.labels.string_val.map((label) => label.toString("utf8"));
   answer.classIds = one.outputs.class_ids.int64_val;
 
