@@ -57,7 +57,7 @@ class KeptFiles:
         distinct, slots = np.unique(rows, return_inverse=True)
         files = np.empty(len(distinct), object)
         files[:] = [self._kept.get(row) for row in distinct.tolist()]
-        new = np.flatnonzero(np.equal(files, None))
+        new = np.flatnonzero([data is None for data in files])
         if len(new):
             files[new] = self._split.read(distinct[new])
             with self._lock:
