@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from longtail_tf.classifiers import Embedded
 from longtail_tf.datasets import Split
+from longtail_tf.images.reader import MAX_BAD_SHARE
 from longtail_tf.input_pipeline import evaluation_batches, plain_errors, training_streams
 from longtail_tf.sampling import PKSampler
 from longtail_tf.two_stream_model import TwoStreamModel
@@ -29,14 +30,30 @@ def embed_split(
     image_size: int,
     channels: int,
     rows: Optional[np.ndarray] = None,
+    max_bad_share: Optional[float] = None,
 ) -> Embedded:
     """Embeds every image of `split` (or of `rows`), un-augmented, in row order.
+
+    Args:
+      model: the network.
+      split: the images.
+      image_size: side of the images the network sees, px.
+      channels: 1 or 3.
+      rows: int [M], these only.
+      max_bad_share: leave out images that cannot be read, up to this share of the split; None:
+        such an image is an error, as a test set must be read whole.
 
     Returns:
       Embeddings float32 [N, D] of unit length, head logits [N, H] or None, labels int32 [N].
     """
     batches = evaluation_batches(
-        split, image_size=image_size, channels=channels, batch_size=EMBED_BATCH_SIZE, rows=rows
+        split,
+        image_size=image_size,
+        channels=channels,
+        batch_size=EMBED_BATCH_SIZE,
+        rows=rows,
+        skip_bad=max_bad_share is not None,
+        max_bad_share=max_bad_share or 0.0,
     )
     embeddings, logits, labels = [], [], []
     with plain_errors():
@@ -54,7 +71,13 @@ def embed_split(
 
 
 def refresh_batch_norm(
-    model: TwoStreamModel, train: Split, *, image_size: int, channels: int, seed: int
+    model: TwoStreamModel,
+    train: Split,
+    *,
+    image_size: int,
+    channels: int,
+    seed: int,
+    max_bad_share: float = MAX_BAD_SHARE,
 ) -> dict[str, Any]:
     """Recomputes batch-norm statistics over class-balanced, un-augmented training batches.
 
@@ -85,6 +108,7 @@ def refresh_batch_norm(
         whole_augment="none",
         seed=seed,
         start_step=0,
+        max_bad_share=max_bad_share,
     )
     momenta = [norm.momentum for norm in norms]
     for count, batch in enumerate(stream.take(num_batches)):

@@ -41,6 +41,7 @@ def recognizer_from(
     pixels: dict[str, Any] = {
         "image_size": config.image_size or 0,
         "channels": index.channels,
+        "max_bad_share": config.max_bad_share,
     }
     return fit_recognizer(
         embed_split(model, index.train, **pixels),
@@ -74,6 +75,7 @@ def quick_validation(
     pixels: dict[str, Any] = {
         "image_size": config.image_size or 0,
         "channels": index.channels,
+        "max_bad_share": config.max_bad_share,
     }
     rows = prototype_rows(index.train.labels, per_class=QUICK_IMAGES_PER_CLASS, seed=0)
     train = embed_split(model, index.train, rows=rows, **pixels)

@@ -123,6 +123,8 @@ def evaluation_batches(
     channels: int,
     batch_size: int,
     rows: np.ndarray | None = None,
+    skip_bad: bool = False,
+    max_bad_share: float = MAX_BAD_SHARE,
 ) -> tf.data.Dataset:
     """Every image once, in order, not augmented; the last batch holds the remainder.
 
@@ -132,6 +134,8 @@ def evaluation_batches(
       channels: 1 or 3.
       batch_size: images a batch, all but the last.
       rows: int [N] rows to give, in this order; None is all of the split.
+      skip_bad: leave images out that cannot be read, with a counted warning.
+      max_bad_share: 0..1, with `skip_bad`, stop when more of the images cannot be read.
 
     Returns:
       A dataset of (images uint8 [<= batch_size, S, S, C] in 0..255, labels int32), of known
@@ -140,13 +144,20 @@ def evaluation_batches(
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} for evaluation: set it to 1 or more.")
     count = len(split) if rows is None else len(rows)
-    reader = ImageReader(split, image_size=image_size, channels=channels, cache_bytes=0)
+    reader = ImageReader(
+        split,
+        image_size=image_size,
+        channels=channels,
+        cache_bytes=0,
+        max_bad_share=max_bad_share,
+    )
 
     def read(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start = int(batch) * batch_size
         chosen = np.arange(start, min(count, start + batch_size))
         chosen = chosen if rows is None else np.asarray(rows)[chosen]
-        return reader.read(chosen)[0], split.labels[chosen].astype(np.int32)
+        images, chosen = reader.read_good(chosen) if skip_bad else reader.read(chosen)
+        return images, split.labels[chosen].astype(np.int32)
 
     empty = np.zeros((0, image_size, image_size, channels), np.uint8), np.zeros(0, np.int32)
     guarded = until_exit(read, afterwards=empty)

@@ -109,6 +109,7 @@ def run(config: Config) -> RunResult:
             image_size=config.image_size or 0,
             channels=index.channels,
             seed=config.seed,
+            max_bad_share=config.max_bad_share,
         )
         recognizer = evaluation.recognizer_from(model, index, config, num_head=num_head)
         run = trained_run.save_run(folder, model, recognizer)

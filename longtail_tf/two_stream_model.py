@@ -202,7 +202,7 @@ class TwoStreamModel(tf.keras.Model):
     def _update(self, streams: dict[str, Batch]) -> None:
         """One forward pass over the streams joined, one optimizer update on their summed loss."""
         images = tf.concat([batch[0] for batch in streams.values()], axis=0)
-        num_head = tf.shape(streams["head"][0])[0] if "head" in streams else 0
+        num_head = _batch_size(streams["head"]) if "head" in streams else 0
         with tf.GradientTape() as tape:
             features = self.features(images, training=True)
             # Run for the whole stream too: its statistics must see what recognition will see.
@@ -266,6 +266,12 @@ class TwoStreamModel(tf.keras.Model):
             self.head_optimizer.build(self._variables_of("head"))
         if self.whole_optimizer is not None:
             self.whole_optimizer.build(self._variables_of("whole"))
+
+
+def _batch_size(batch: Batch) -> Any:
+    """A number where it is known when tracing: the losses choose their fastest way by it."""
+    known = batch[0].shape[0]
+    return tf.shape(batch[0])[0] if known is None else known
 
 
 def _spread(features: tf.Tensor) -> tf.Tensor:

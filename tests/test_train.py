@@ -283,6 +283,16 @@ def test_image_files_train_like_arrays(tmp_path):
     assert set(result.metrics) == RULES
 
 
+def test_a_bad_training_file_is_counted_and_does_not_end_the_run(tmp_path):
+    spec = fakes.write_folder(tmp_path / "bars", channels=3)
+    bad = sorted((tmp_path / "bars" / "train" / "bar 1").iterdir())[0]
+    bad.write_bytes(bad.read_bytes()[:50])
+    result = train.run(tiny(tmp_path, data=spec, image_size=8, steps=2, max_bad_share=0.1))
+    assert set(result.metrics) == RULES
+    with np.load(result.run_dir / "prototypes.npz") as arrays:
+        assert len(arrays["prototypes"]) == len(fakes.COUNTS)
+
+
 def test_a_diverging_run_stops_with_cause_and_remedy(tmp_path):
     with pytest.raises(UserError, match="diverged: lower --learning_rate"):
         train.run(tiny(tmp_path, learning_rate=1e30, warmup_steps=0, steps=20))

@@ -9,8 +9,8 @@ are taken inside a round, and the median and the range over the rounds are shown
 
 `products` is E E^T and S E alone: what any such loss must pay. TFA's semi-hard loss is O(B^3);
 `--tfa_most 1024` costs 14 GB and minutes. Memory is measured in a process of its own for each
-size: how far the first call raises the resident set once other sizes have run, so it includes the
-tracing and compiling for this size.
+size: how far a call raises the resident set after warm calls, under an allocator that gives freed
+blocks back.
 Goals (DESIGN section 7): semi-hard <= 2.0x its products; TFA / ours >= 5, 100, 250, 700 at 64,
 256, 512, 1024; memory <= 4 MB + 12 B^2 bytes up to 2048, and < 256 MB at 4096.
 """
@@ -138,13 +138,10 @@ def resident(what: str) -> float:
 
 
 def measure_memory(size: int, images_per_class: int) -> float:
-    """MB by which the first call of a size raises the resident set, its tracing included.
-
-    The first call, because TensorFlow keeps freed blocks for the next one.
-    """
-    for other in (200, 384):  # what the code itself takes, small and large batches, once for all
-        steps(other, images_per_class, 0, alone=True)["semi-hard"]()
+    """MB by which a call of the semi-hard loss raises the resident set after warm calls."""
     function = steps(size, images_per_class, 0, alone=True)["semi-hard"]
+    for _ in range(3):
+        function()
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident("VmRSS")
     function()
@@ -154,7 +151,10 @@ def measure_memory(size: int, images_per_class: int) -> float:
 def memory_in_a_process(size: int, options: argparse.Namespace) -> float:
     command = [sys.executable, __file__, "--memory_of", str(size)]
     command += ["--images_per_class", str(options.images_per_class)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # oneDNN's allocator and glibc keep freed blocks, which would hide what the next call takes.
+    kept = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = {**os.environ, **kept, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.split()[-1])
 
 

@@ -102,9 +102,7 @@ class Plain:
             metrics=["accuracy"],
             jit_compile=False,
         )
-        images, labels = (
-            np.concatenate([batch[i] for batch in data.values()]) for i in range(2)
-        )
+        images, labels = (np.concatenate([batch[i] for batch in data.values()]) for i in range(2))
         labels %= NUM_HEAD
         self.updates = updates
         self.dataset = tf.data.Dataset.from_tensor_slices(
@@ -204,8 +202,10 @@ def main():
     times, first_s = measure(names)
     memory = {name: None if ARGUMENTS.no_memory else step_memory(name) for name in names}
     images = HEAD_BATCH + P * K
-    print(f"{ARGUMENTS.backbone}, {ARGUMENTS.image_size} px, {ARGUMENTS.threads} thread(s), "
-          f"{images} images a step, median of {ARGUMENTS.rounds} rounds of {ARGUMENTS.steps} steps")  # fmt: skip
+    print(
+        f"{ARGUMENTS.backbone}, {ARGUMENTS.image_size} px, {ARGUMENTS.threads} thread(s), "
+        f"{images} images a step, median of {ARGUMENTS.rounds} rounds of {ARGUMENTS.steps} steps"
+    )
     print(f"{'':<24}{'CPU ms':>9}{'smallest':>10}{'largest':>9}{'images/s':>10}{'first s':>9}"
           f"{'MB':>7}   ratio [smallest, largest] of time, of memory")  # fmt: skip
     rows = []

@@ -119,6 +119,19 @@ class ImageReader:
             images[slot], rows[slot] = self._replacement(int(rows[slot]), key, draws)
         return images, rows
 
+    def read_good(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `read`, but bad images are counted and left out: [G, S, S, C] and the G rows.
+
+        Raises:
+          UserError: more bad images than allowed.
+        """
+        if self.gives_ready_images():
+            return self._split.read(rows), rows
+        images, bad = self._read_slots(rows, None)
+        self._bad.count({int(rows[slot]): reason for slot, reason in bad.items()})
+        good = np.setdiff1d(np.arange(len(rows)), list(bad))
+        return images[good], rows[good]
+
     def _read_slots(
         self, rows: np.ndarray, window_draws: np.ndarray | None
     ) -> tuple[np.ndarray, dict[int, str]]:
