@@ -64,18 +64,18 @@ def test_compose_and_kubernetes_start_the_server_with_the_files(folder):
     yaml = pytest.importorskip("yaml")
     compose = yaml.safe_load((folder / "docker-compose.yml").read_text())
     service = compose["services"]["tensorflow-serving"]
-    assert service["command"] == list(server_files.FLAGS)
+    assert service["command"] == list(server_files.SERVER_OPTIONS)
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     assert service["volumes"] == ["../:/models:ro"]
     deployment, k8s_service = yaml.safe_load_all((folder / "kubernetes.yaml").read_text())
     [container] = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["args"] == list(server_files.FLAGS)
+    assert container["args"] == list(server_files.SERVER_OPTIONS)
     assert container["image"] == service["image"]
     assert container["readinessProbe"]["grpc"]["port"] == 8500
     assert deployment["metadata"]["name"] == "longtail-clothes-v2"
     selector = k8s_service["spec"]["selector"]
     assert selector == deployment["spec"]["template"]["metadata"]["labels"]
-    for flag in server_files.FLAGS:
+    for flag in server_files.SERVER_OPTIONS:
         if "/models/serving/" in flag:
             assert (folder / flag.rsplit("/", 1)[1]).is_file()
 

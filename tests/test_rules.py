@@ -65,7 +65,7 @@ def test_nothing_names_this_machine_or_a_package_registry():
     ).stdout.split()
     if not listed:
         pytest.skip("not a git checkout")
-    banned = re.compile("py" + r"pi\.org|/work" + r"/(main|shared)|pythonhosted")
+    banned = re.compile("py" + r"pi\.org|/work" + r"/(main|shared)|python" + "hosted")
     for name in listed:
         if name.endswith((".py", ".md", ".cfg", ".toml", ".sh", ".flags", "Makefile", "run")):
             assert not banned.search((ROOT / name).read_text(errors="ignore")), name

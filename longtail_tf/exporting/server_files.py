@@ -125,7 +125,7 @@ spec:
     - {name: rest, port: 8501, targetPort: rest}
 """)
 
-FLAGS = (
+SERVER_OPTIONS = (
     "--port=8500",
     "--rest_api_port=8501",
     "--model_config_file=/models/serving/models.config",
@@ -163,12 +163,12 @@ def write_server_files(
         "batching_parameters.txt": batching_parameters(batch_sizes),
         "monitoring.config": _MONITORING,
         "docker-compose.yml": _COMPOSE.substitute(
-            image=IMAGE, compose_flags="\n".join(f'      - "{flag}"' for flag in FLAGS)
+            image=IMAGE, compose_flags="\n".join(f'      - "{flag}"' for flag in SERVER_OPTIONS)
         ),
         "kubernetes.yaml": _KUBERNETES.substitute(
             image=IMAGE,
             k8s_name=kubernetes_name(model_name),
-            k8s_flags="\n".join(f'            - "{flag}"' for flag in FLAGS),
+            k8s_flags="\n".join(f'            - "{flag}"' for flag in SERVER_OPTIONS),
         ),
         **client_files(model_name, image_size=image_size, channels=channels),
     }
