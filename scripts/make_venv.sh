@@ -35,7 +35,9 @@ fi
 unset PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 log=$venv/install.log
-if ! "$venv/bin/python" -m pip install -q -e ".[$extras]" >"$log" 2>&1; then
+# The pip that old Pythons bring searches these requirements for many minutes; a newer one does not.
+"$venv/bin/python" -m pip install -q --upgrade "pip>=24" >"$log" 2>&1 || true
+if ! "$venv/bin/python" -m pip install -q -e ".[$extras]" >>"$log" 2>&1; then
   tail -n 20 "$log" >&2
   echo "installation failed; the whole log is in $log" >&2
   exit 1
