@@ -6,7 +6,7 @@ Samplers and augmentation are pure functions of (seed, step), so the step is all
 from __future__ import annotations
 
 import pathlib
-from typing import Optional
+from typing import Any, Optional
 
 import tensorflow as tf
 
@@ -21,7 +21,11 @@ class Checkpoints:
 
     def __init__(self, model: TwoStreamModel, folder: pathlib.Path) -> None:
         self._model = model
-        parts = {"model": model}
+        parts: dict[str, Any] = {"model": model}
+        # Named here, as Keras 3 tracks no state but its own.
+        for name in ("metric_loss", "averaged"):
+            if isinstance(getattr(model, name), tf.Module):
+                parts[name] = getattr(model, name)
         if model.head_optimizer is not None:
             parts["head_optimizer"] = model.head_optimizer
         if model.whole_optimizer is not None:

@@ -97,6 +97,11 @@ class Config:
         "Whole stream draws classes in proportion to count ** class_power; 0: all alike.",
         unit="0..1",
     )
+    classify_whole: bool = setting(
+        False,
+        "Joint schedule: images of head classes in the whole batch feed the classification loss "
+        "too, from the same forward pass.",
+    )
     head_only_steps: int = setting(
         0,
         "Train the head stream alone for so many steps before the whole stream joins.",
@@ -184,6 +189,13 @@ class Config:
         "cosine", "Learning rate after the warm-up.", choices=("cosine", "constant")
     )
     warmup_steps: int = setting(100, "Linear learning-rate warm-up.", unit="steps")
+
+    weight_average: float = setting(
+        0.0,
+        "Recognise with a running average of the weights, of this decay a step (0.999: about the "
+        "last thousand steps); 0: with the last weights.",
+        unit="0..1",
+    )
 
     # recognition
     inference_rule: str = setting(

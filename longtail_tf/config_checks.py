@@ -51,7 +51,7 @@ def _check_run(config: Config) -> None:
         if value is not None and (not math.isfinite(value) or value < 0 or positive and not value):
             expected = "above 0" if positive else "0 or more"
             raise UserError(f"--{name}={value}: expected a finite number, {expected}.")
-    for name in ("momentum", "label_smoothing"):
+    for name in ("momentum", "label_smoothing", "weight_average"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"--{name}={getattr(config, name)}: expected 0 or more, below 1.")
     if not 0 < config.false_accept_rate < 1:
@@ -108,6 +108,13 @@ def _check_streams(config: Config) -> None:
         raise UserError(
             f"--head_only_steps={config.head_only_steps} leaves no step for the whole stream: set "
             f"it below --steps={config.steps}."
+        )
+    if config.classify_whole and not (
+        config.schedule == "joint" and config.has_head_stream and config.has_whole_stream
+    ):
+        raise UserError(
+            "--classify_whole shares one forward pass between both losses: it needs "
+            "--schedule=joint, a --classification_loss and a --metric_loss."
         )
     if not 0 <= config.class_power <= 1:
         raise UserError(f"--class_power={config.class_power}: expected 0 to 1.")

@@ -50,14 +50,14 @@ def validation_of(
 ) -> Optional[Callable[[int], Optional[dict[str, Any]]]]:
     """What `Validation` runs: step -> record; None where there is nothing to run.
 
-    Replicas are evaluated as a plain copy, by the chief alone: reading a variable of the replicas
+    Replicas and averaged weights are evaluated as a plain copy, by the chief alone: reading a variable of the replicas
     may need all the workers, so a pass over the images with them would.
     """
     val = index.val
     if val is None or not config.eval_every:
         return None
     copy = None
-    if strategy.num_replicas_in_sync > 1:
+    if strategy.num_replicas_in_sync > 1 or config.weight_average:
         copy = inference_copy(model, config, channels=index.channels)
 
     def evaluate(step: int) -> Optional[dict[str, Any]]:

@@ -52,6 +52,23 @@ def head_size(config: Config, class_counts: np.ndarray) -> int:
     return len(select_head(class_counts, **rule)) if rule else 0
 
 
+def seen_counts(config: Config, class_counts: np.ndarray, *, num_head: int) -> np.ndarray:
+    """Counts of the head classes as the classification loss meets them, [H].
+
+    The training counts; or, where it sees the whole stream's images too, the mixture of both
+    streams, scaled to as many images: what a logit-adjusted loss must be adjusted by.
+    """
+    counts = class_counts[:num_head].astype(np.float64)
+    if not config.classify_whole:
+        return class_counts[:num_head]
+    head = counts / counts.sum()
+    drawn = class_counts.astype(np.float64) ** config.class_power
+    whole = (drawn / drawn.sum())[:num_head]
+    slots = (config.classes_per_batch or 0) * config.images_per_class
+    mixed = config.head_batch_size * head + slots * whole
+    return mixed / mixed.sum() * counts.sum()
+
+
 def head_sampler(config: Config, train: Split, *, num_head: int) -> Optional[HeadSampler]:
     """The sampler of the head stream; None for a run without one."""
     if not config.has_head_stream:

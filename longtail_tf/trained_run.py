@@ -123,11 +123,16 @@ def inference_copy(model: TwoStreamModel, config: Config, *, channels: int) -> T
 
 
 def copy_weights(source: TwoStreamModel, target: TwoStreamModel) -> None:
-    """Gives `target`, a network of the same shapes, the weights and the step of `source`."""
+    """Gives `target`, a network of the same shapes, the weights and the step of `source`.
+
+    They are the averaged weights where `source` keeps an average.
+    """
+    averaged = getattr(source, "averaged", None)
     for name in ("embedder", "neck", "head"):
         part = getattr(source, name)
         if part is not None:
-            getattr(target, name).set_weights(part.get_weights())
+            weights = part.get_weights() if averaged is None else averaged.weights_of(name)
+            getattr(target, name).set_weights(weights)
     target.step.assign(source.step)
 
 

@@ -25,6 +25,7 @@ from longtail_tf.streams import (
     check_shares,
     distributed_streams,
     head_sampler,
+    seen_counts,
     whole_sampler,
 )
 from longtail_tf.trained_run import build_model
@@ -77,7 +78,7 @@ def _compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> Tw
         else None,
         classification_loss=losses.classification_loss(
             config.classification_loss,
-            class_counts=index.class_counts[:num_head],
+            class_counts=seen_counts(config, index.class_counts, num_head=num_head),
             label_smoothing=config.label_smoothing,
         )
         if has_head_update
@@ -88,6 +89,8 @@ def _compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> Tw
             distance_metric=config.distance_metric,
             images_per_class=config.images_per_class,
             temperature=config.metric_temperature,
+            num_classes=index.num_classes,
+            embedding_dim=config.embedding_dim,
         )
         if config.has_whole_stream
         else None,
@@ -98,6 +101,8 @@ def _compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> Tw
         margin=config.margin or 0.0,
         distance_metric=config.distance_metric,
         mine=config.mine,
+        classify_whole=config.classify_whole,
+        weight_average=config.weight_average,
         jit_compile=config.jit_compile,
     )
     return model

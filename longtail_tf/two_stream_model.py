@@ -19,6 +19,7 @@ from longtail_tf import losses
 from longtail_tf.cosine_head import CosineHead, unit_vectors
 from longtail_tf.distribution import all_replicas, batch_norm
 from longtail_tf.errors import UserError
+from longtail_tf.weight_average import WeightAverage
 
 layers = tf.keras.layers
 
@@ -143,6 +144,8 @@ class TwoStreamModel(tf.keras.Model):
         margin: float = 0.2,
         distance_metric: str = "L2",
         mine: str = "global",
+        classify_whole: bool = False,
+        weight_average: float = 0.0,
         jit_compile: bool = False,
     ) -> None:
         """Sets what `fit` trains with.
@@ -161,14 +164,19 @@ class TwoStreamModel(tf.keras.Model):
           distance_metric: distance of those statistics.
           mine: where a replica finds its pairs under tf.distribute: "global" (the batches of all
             replicas) or "replica" (its own).
+          classify_whole: in a joint schedule, images of head classes in the whole batch feed the
+            classification loss too, from the same forward pass.
+          weight_average: decay of a running average of the weights, `averaged`; 0 for none.
           jit_compile: compile the step with XLA; always passed on, as Keras 3 would default to
             "auto".
 
         Raises:
-          UserError: a schedule that does not exist.
+          UserError: a schedule that does not exist, or does not go with `classify_whole`.
         """
         if schedule not in ("alternate", "joint"):
             raise UserError(f"schedule={schedule!r}: expected 'alternate' or 'joint'.")
+        if classify_whole and schedule != "joint":
+            raise UserError("classify_whole needs one update on both losses: schedule='joint'.")
         super().compile(optimizer=head_optimizer or whole_optimizer, jit_compile=jit_compile)
         self.head_optimizer: Any = head_optimizer
         self.whole_optimizer: Any = whole_optimizer
@@ -178,6 +186,8 @@ class TwoStreamModel(tf.keras.Model):
         self.classification_weight, self.metric_weight = classification_weight, metric_weight
         self.unit_features = unit_features
         self.margin, self.distance_metric, self.mine = margin, distance_metric, mine
+        self.classify_whole = classify_whole
+        self.averaged = WeightAverage(self, weight_average) if weight_average else None
         names = HEAD_METRICS * (classification_loss is not None)
         names += WHOLE_METRICS * (metric_loss is not None)
         self._means = {name: tf.keras.metrics.Mean(name=name) for name in names}
@@ -197,6 +207,8 @@ class TwoStreamModel(tf.keras.Model):
                 if stream in data:
                     self._update({stream: data[stream]})
         self.step.assign_add(1)
+        if self.averaged is not None:
+            self.averaged.update(self.step)
         return {name: mean.result() for name, mean in self._means.items()}
 
     def _update(self, streams: dict[str, Batch]) -> None:
@@ -209,8 +221,13 @@ class TwoStreamModel(tf.keras.Model):
             neck_output = self.neck_output(features, training=True)
             loss = tf.constant(0.0)
             if "head" in streams:
-                logits = self.head(neck_output[:num_head])
-                loss += self.classification_weight * self._head_loss(streams["head"], logits)
+                logits = self.head(neck_output if self.classify_whole else neck_output[:num_head])
+                classification = self._head_loss(streams["head"], logits[:num_head])
+                if self.classify_whole and "whole" in streams:
+                    classification = self._with_whole(
+                        classification, num_head, streams["whole"], logits[num_head:]
+                    )
+                loss += self.classification_weight * classification
             if "whole" in streams:
                 loss += self.metric_weight * self._whole_loss(streams["whole"], features[num_head:])
             # Replicas' gradients are summed, so each brings its share of the mean.
@@ -230,6 +247,19 @@ class TwoStreamModel(tf.keras.Model):
         self._means["head_loss"].update_state(loss)
         self._means["head_accuracy"].update_state(tf.reduce_mean(tf.cast(right, tf.float32)))
         return loss
+
+    def _with_whole(
+        self, head_loss: tf.Tensor, num_head: Any, whole: Batch, logits: tf.Tensor
+    ) -> tf.Tensor:
+        """Mean classification loss over the head batch and the head-class images of the whole."""
+        labels = whole[1]
+        in_head = labels < self.num_head_classes
+        shared = tf.cast(tf.math.count_nonzero(in_head), tf.float32)
+        whole_loss = self.classification_loss(
+            tf.boolean_mask(labels, in_head), tf.boolean_mask(logits, in_head)
+        )
+        own = tf.cast(num_head, tf.float32)
+        return (own * head_loss + shared * whole_loss) / (own + shared)
 
     def _whole_loss(self, batch: Batch, features: tf.Tensor) -> tf.Tensor:
         _, labels, rows = batch[:3]

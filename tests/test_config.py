@@ -53,6 +53,12 @@ def test_is_frozen():
         (dict(head_sampling="pk", head_batch_size=30), "to be a multiple of --images_per_class=4"),
         (dict(metric_loss="none", head_only_steps=5), "--head_only_steps delays the whole stream"),
         (dict(steps=200, head_only_steps=200), "leaves no step for the whole stream"),
+        (dict(classify_whole=True), "--classify_whole shares one forward pass.*--schedule=joint"),
+        (
+            dict(classify_whole=True, schedule="joint", metric_loss="none"),
+            "--classify_whole shares one forward pass.*a --metric_loss",
+        ),
+        (dict(weight_average=1.0), "--weight_average=1.0: expected 0 or more, below 1"),
         (dict(class_power=1.5), "--class_power=1.5: expected 0 to 1"),
         (dict(classification_loss="ldam"), "is defined on cosines: add --cosine_head"),
         (dict(backbone="resnet50v2", width=32), "--width=32 is for resnet8"),

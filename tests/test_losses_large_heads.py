@@ -355,3 +355,28 @@ def test_bad_prototype_settings_are_refused_in_words():
                 points, momentum=momentum)  # fmt: skip
     refused(r"prototypes of shape \(5,\)", losses.ema_prototypes, prototypes[0], LABELS, points,
             momentum=0.5)  # fmt: skip
+
+
+def test_prototype_loss_of_training_measures_then_moves_its_prototypes():
+    """Twice in turn: first every class is new, then all are measured against the first batch's."""
+    rng = np.random.default_rng(3)
+    loss = losses.metric_loss(
+        "prototype", margin=0.0, temperature=0.3, num_classes=CLASSES, embedding_dim=WIDTH
+    )
+    kept = np.zeros((CLASSES, WIDTH))
+    for _ in range(3):
+        labels, points = rng.integers(0, CLASSES, 12), rng.normal(size=(12, WIDTH))
+        moved = kept.copy()
+        for c in np.unique(labels):
+            mean = np.mean([unit(x) for x in points[labels == c]], axis=0)
+            moved[c] = unit(0.9 * kept[c] + 0.1 * mean if kept[c].any() else mean)
+        against = np.where(kept.any(axis=1, keepdims=True), kept, moved)
+        seen = np.flatnonzero(against.any(axis=1))
+        each = []
+        for label, x in zip(labels, points):
+            cosines = against[seen] @ unit(x) / 0.3
+            each.append(np.log(np.exp(cosines).sum()) - cosines[list(seen).index(label)])
+        value = loss(tf.constant(labels), tf.constant(points, tf.float32), None)
+        np.testing.assert_allclose(value, np.mean(each), rtol=1e-5)
+        np.testing.assert_allclose(loss.prototypes, moved, atol=1e-6)
+        kept = moved

@@ -51,6 +51,22 @@ def test_the_head_stream_holds_head_rows_only(index):
             assert sampler.describe()["classes"] == 3
 
 
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_seen_counts_are_the_shares_of_what_the_classification_loss_meets(index, power):
+    shared = config(index, schedule="joint", classify_whole=True, class_power=power)
+    seen = streams.seen_counts(shared, index.class_counts, num_head=3)
+    met = np.zeros(3)
+    head = streams.head_sampler(shared, index.train, num_head=3)
+    whole = streams.whole_sampler(shared, index.train)
+    for step in range(400):
+        for sampler in (head, whole):
+            met += np.bincount(index.train.labels[sampler.batch(step)], minlength=8)[:3]
+    np.testing.assert_allclose(seen / seen.sum(), met / met.sum(), atol=0.015)
+    assert seen.sum() == pytest.approx(index.class_counts[:3].sum())
+    plain = streams.seen_counts(config(index), index.class_counts, num_head=3)
+    np.testing.assert_array_equal(plain, index.class_counts[:3])
+
+
 def test_a_pk_head_batch_of_more_classes_than_the_head_is_told(index):
     with pytest.raises(UserError, match="asks for 5 head classes a batch, but the head has 3"):
         streams.head_sampler(

@@ -136,6 +136,42 @@ def test_joint_is_one_update_on_the_summed_losses_of_the_joined_batch(data):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+def test_classify_whole_classifies_head_images_of_the_whole_batch_in_the_same_pass(data):
+    model = make_model()
+    compile_model(model, schedule="joint", whole_optimizer=None, classify_whole=True)
+    oracle = make_model()
+    model.train_step(data)
+    (head_images, head_labels, _), (whole_images, whole_labels, rows) = data.values()
+
+    def loss_of(features, neck_output):
+        # Of the whole batch, slots 0 and 1 alone are of a head class.
+        labels = tf.concat([head_labels, whole_labels[:2]], 0)
+        head = classification(labels, oracle.head(neck_output[:7]))
+        return head + metric(whole_labels, unit(features[5:]), rows)
+
+    images = tf.concat([head_images, whole_images], 0)
+    manual_update(oracle, images, loss_of, oracle.trainable_variables)
+    for ours, theirs in zip(weights(model), weights(oracle)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_classify_whole_without_a_head_image_in_the_whole_batch_is_plain_joint(rng):
+    data = {"head": batch(rng, [0, 1, 2, 0]), "whole": batch(rng, [4, 4, 7, 7])}
+    models = []
+    for shared in (False, True):
+        model = make_model()
+        compile_model(model, schedule="joint", whole_optimizer=None, classify_whole=shared)
+        model.train_step(data)
+        models.append(weights(model))
+    for ours, theirs in zip(*models):
+        np.testing.assert_allclose(ours, theirs, atol=1e-7)
+
+
+def test_classify_whole_is_refused_in_an_alternating_schedule():
+    with pytest.raises(UserError, match="classify_whole needs one update.*schedule='joint'"):
+        compile_model(make_model(), classify_whole=True)
+
+
 def test_whole_update_neither_moves_nor_decays_nor_speeds_up_the_head(data):
     """Not even with momentum and weight decay, after head updates have given it momentum."""
     model = compile_model(

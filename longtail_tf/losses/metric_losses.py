@@ -11,6 +11,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.losses import tfa_losses
 from longtail_tf.losses.contrastive import multi_similarity_loss, supcon_loss
 from longtail_tf.losses.names import METRIC_LOSSES, check_name, check_number
+from longtail_tf.losses.prototype import PrototypeLoss
 from longtail_tf.losses.triplet import check_settings, triplet_hard_loss, triplet_semihard_loss
 
 
@@ -21,6 +22,8 @@ def metric_loss(
     distance_metric: str = "L2",
     images_per_class: Optional[int] = None,
     temperature: float = 0.1,
+    num_classes: Optional[int] = None,
+    embedding_dim: Optional[int] = None,
 ) -> Callable[..., tf.Tensor]:
     """Returns a metric loss with its settings filled in.
 
@@ -34,7 +37,9 @@ def metric_loss(
       distance_metric: "L2", "squared-L2" or "angular": of the triplet losses and tfa_contrastive.
         The others fix theirs: cosines, or L2 in tfa_lifted_struct, which takes no other.
       images_per_class: K of a PK batch, if known: a hint that only makes triplet_semihard faster.
-      temperature: divides the cosines in supcon and tfa_npairs; above 0.
+      temperature: divides the cosines in supcon, prototype and tfa_npairs; above 0.
+      num_classes: C, for prototype, which keeps one moving prototype a class.
+      embedding_dim: D, for prototype.
 
     Returns:
       Function (labels int [B], embeddings float [B, D], source_rows int [B] or None) -> float32
@@ -63,6 +68,9 @@ def metric_loss(
         "triplet_hard_soft": lambda: functools.partial(hard, soft=True),
         "supcon": lambda: functools.partial(supcon_loss, temperature=temperature),
         "multi_similarity": lambda: multi_similarity_loss,
+        "prototype": lambda: PrototypeLoss(
+            num_classes or 0, embedding_dim or 0, temperature=temperature
+        ),
         "tfa_npairs": lambda: tfa_losses.npairs(temperature=temperature),
         "tfa_lifted_struct": lambda: tfa_losses.lifted_struct(margin=margin),
         "tfa_contrastive": lambda: tfa_losses.contrastive(
@@ -70,6 +78,8 @@ def metric_loss(
         ),
     }
     base = make[name]()
+    if isinstance(base, tf.Module):  # it has state, which checkpoints must find
+        return base
 
     def loss(labels: Any, embeddings: Any, source_rows: Any = None) -> tf.Tensor:
         points = tf.convert_to_tensor(embeddings)

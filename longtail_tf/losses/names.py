@@ -12,6 +12,7 @@ METRIC_LOSSES = (
     "triplet_hard_soft",
     "supcon",
     "multi_similarity",
+    "prototype",
     "tfa_npairs",
     "tfa_lifted_struct",
     "tfa_contrastive",

@@ -86,6 +86,49 @@ def ema_prototypes(
     return tf.tensor_scatter_nd_update(prototypes, labels[:, tf.newaxis], moved)
 
 
+class PrototypeLoss(tf.Module):
+    """`prototype_loss` over prototypes it keeps and moves after each batch.
+
+    Args:
+      num_classes: C.
+      embedding_dim: D.
+      temperature: divides the cosines, above 0.
+      momentum: share of the old prototype that stays, 0..1.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        temperature: float = 0.1,
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__(name="prototype_loss")
+        check_number(temperature, "temperature", minimum=0.0, exclusive=True)
+        self._temperature, self._momentum = temperature, momentum
+        self.prototypes = tf.Variable(
+            tf.zeros([num_classes, embedding_dim]),
+            trainable=False,
+            name="class_prototypes",
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def __call__(self, labels: Any, embeddings: Any, source_rows: Any = None) -> tf.Tensor:
+        """The loss of a batch; its classes' prototypes then move.
+
+        A class not seen before is measured against the prototypes as this batch leaves them.
+        """
+        before = tf.convert_to_tensor(self.prototypes)
+        after = ema_prototypes(before, labels, embeddings, momentum=self._momentum)
+        seen = tf.reduce_any(before != 0.0, axis=1, keepdims=True)
+        loss = prototype_loss(
+            labels, embeddings, tf.where(seen, before, after), temperature=self._temperature
+        )
+        self.prototypes.assign(after)
+        return loss
+
+
 def _checked(labels: Any, embeddings: Any, prototypes: Any) -> tuple:
     """Labels int32 [B], embeddings float32 [B, D], prototypes float32 [C, D] without gradient."""
     labels, points, _ = checked_batch(labels, embeddings, None)
