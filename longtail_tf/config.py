@@ -18,6 +18,9 @@ from longtail_tf.settings import setting
 
 RULES = ("ncm", "knn", "gated", "linear", "head_only")
 SMALL_IMAGE_PX = 64
+USUAL_P = 16
+LARGEST_AUTO_K = 4
+AUTO_WHOLE_BATCH = 32  # slots of a whole batch whose K follows the count curve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +91,16 @@ class Config:
     head_batch_size: int = setting(64, "Images in a head batch.", unit="images")
     classes_per_batch: Optional[int] = setting(
         None,
-        "P: classes in a whole batch; unset: 16, or every class of a smaller set.",
+        "P: classes in a whole batch; unset: 16 (with --images_per_class=0 as many as make about "
+        "32 images), or every class of a smaller set.",
         unit="classes",
     )
-    images_per_class: int = setting(4, "K: images of each class in a whole batch.", unit="images")
+    images_per_class: int = setting(
+        4,
+        "K: images of each class in a whole batch; 0: as many as three quarters of "
+        "the classes have, 2 to 4.",
+        unit="images",
+    )
     class_power: float = setting(
         0.0,
         "Whole stream draws classes in proportion to count ** class_power; 0: all alike.",
@@ -238,9 +247,22 @@ class Config:
 
 
 def resolve(
-    config: Config, *, num_classes: int, image_shape: Optional[tuple], flip_is_valid: bool
+    config: Config,
+    *,
+    num_classes: int,
+    image_shape: Optional[tuple],
+    flip_is_valid: bool,
+    quartile_count: int = LARGEST_AUTO_K,
 ) -> Config:
     """Fills the settings that depend on the data set, so that config.flags repeats the run.
+
+    Args:
+      config: the settings as given.
+      num_classes: C.
+      image_shape: of array data; None for files.
+      flip_is_valid: whether a mirrored image still is of its class.
+      quartile_count: training images that three quarters of the classes have, from which K comes
+        where it is 0: more slots than a class has images hold repeats.
 
     Raises:
       UserError: P is more than the number of classes.
@@ -250,7 +272,11 @@ def resolve(
     backbone = config.backbone
     if backbone == "auto":
         backbone = "resnet20" if size <= SMALL_IMAGE_PX else "resnet18v2"
-    classes_per_batch = config.classes_per_batch or min(16, num_classes)
+    images_per_class, usual_classes = config.images_per_class, USUAL_P
+    if not images_per_class:
+        images_per_class = min(max(quartile_count, 2), LARGEST_AUTO_K)
+        usual_classes = AUTO_WHOLE_BATCH // images_per_class
+    classes_per_batch = config.classes_per_batch or min(usual_classes, num_classes)
     if config.has_whole_stream and classes_per_batch > num_classes:
         raise UserError(
             f"--classes_per_batch={classes_per_batch}, but the training set has {num_classes} "
@@ -262,6 +288,7 @@ def resolve(
         backbone=backbone,
         width=config.width or (16 if backbone in CIFAR_BACKBONES else None),
         classes_per_batch=classes_per_batch,
+        images_per_class=images_per_class,
         head_augment=augment if config.head_augment == "auto" else config.head_augment,
         whole_augment=augment if config.whole_augment == "auto" else config.whole_augment,
         margin=(0.2 if config.unit_features else 0.3) if config.margin is None else config.margin,

@@ -87,10 +87,10 @@ def _check_streams(config: Config) -> None:
     if config.has_head_stream:
         _at_least(1, config, "head_batch_size")
     if config.has_whole_stream:
-        if config.images_per_class < 2:
+        if config.images_per_class < 2 and config.images_per_class != 0:
             raise UserError(
                 f"--images_per_class={config.images_per_class}, but a triplet needs a positive: "
-                "set it to 2 or more."
+                "set it to 2 or more, or to 0 to derive it from the class counts."
             )
         if config.classes_per_batch is not None and config.classes_per_batch < 2:
             raise UserError(

@@ -179,6 +179,7 @@ def _show_batch(config: InspectConfig, index: DatasetIndex) -> None:
         num_classes=index.num_classes,
         image_shape=index.image_shape,
         flip_is_valid=index.flip_is_valid,
+        quartile_count=index.quartile_count,
     )
     write_batch_preview(
         index,

@@ -182,6 +182,8 @@ def _summary(config: Config, index: DatasetIndex, *, num_head: int) -> str:
             f"whole stream: {config.classes_per_batch} classes x {config.images_per_class} images "
             f"a step, {config.metric_loss}; {facts['steps_per_class_pass']:,} steps for every class"
         )
+        if config.classify_whole:
+            lines.append("  its images of head classes feed the classification loss too")
         if facts["classes_under_k"]:
             lines.append(
                 f"  {facts['classes_under_k']:,} classes have fewer than {config.images_per_class} "

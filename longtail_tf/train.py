@@ -67,6 +67,7 @@ def run(config: Config) -> RunResult:
             num_classes=index.num_classes,
             image_shape=index.image_shape,
             flip_is_valid=index.flip_is_valid,
+            quartile_count=index.quartile_count,
         )
         num_head = head_size(config, index.class_counts)
     with workers.claimed_folder(strategy, config.run_dir, resume=config.resume) as folder:

@@ -113,3 +113,18 @@ def test_images_per_step_counts_the_streams_that_train():
     assert resolve(Config(**GOOD), **facts).images_per_step == 64 + 10 * 4
     assert resolve(Config(**GOOD, metric_loss="none"), **facts).images_per_step == 64
     assert resolve(Config(**GOOD, classification_loss="none"), **facts).images_per_step == 40
+
+
+@pytest.mark.parametrize(
+    ("quartile_count", "num_classes", "expected"),
+    [(1, 900, (16, 2)), (3, 900, (10, 3)), (50, 900, (8, 4)), (50, 5, (5, 4))],
+)
+def test_images_per_class_may_follow_the_count_curve(quartile_count, num_classes, expected):
+    config = resolve(
+        Config(**GOOD, images_per_class=0),
+        num_classes=num_classes,
+        image_shape=(8, 8, 1),
+        flip_is_valid=False,
+        quartile_count=quartile_count,
+    )
+    assert (config.classes_per_batch, config.images_per_class) == expected

@@ -308,3 +308,15 @@ def test_real_data_sets(real_data):
     assert index.class_counts[0] == 14 and index.class_counts[-1] == 1
     index = load_index(f"npz:{real_data / 'clothing_48.npz'}")
     assert index.num_classes == 17 and index.flip_is_valid
+
+
+@pytest.mark.parametrize(
+    "counts", [[9, 9, 3, 3, 1], [7, 6, 5, 4, 3, 2], [3, 3], [20, 4, 4, 4], list(range(1, 102))]
+)
+def test_three_quarters_of_the_classes_have_the_quartile_count(spec_of, counts):
+    counts = sorted(counts)[::-1]
+    labels = np.repeat(np.arange(len(counts)), counts)
+    index = load_index(spec_of(labels) + "?test_fraction=0", val_per_class=0)
+    have = np.mean(np.array(counts) >= index.quartile_count)
+    more = np.mean(np.array(counts) > index.quartile_count)
+    assert have >= 0.75 - 1 / len(counts) and more <= 0.75

@@ -92,6 +92,11 @@ class DatasetIndex:
     notes: tuple[str, ...] = ()
 
     @property
+    def quartile_count(self) -> int:
+        """Training images that three quarters of the classes have at least."""
+        return int(self.class_counts[3 * (self.num_classes - 1) // 4])
+
+    @property
     def num_classes(self) -> int:
         """Number of classes, each with at least one training image."""
         return len(self.class_counts)
