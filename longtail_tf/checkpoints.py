@@ -22,14 +22,14 @@ class Checkpoints:
     def __init__(self, model: TwoStreamModel, folder: pathlib.Path) -> None:
         self._model = model
         parts: dict[str, Any] = {"model": model}
-        # Named here, as Keras 3 tracks no state but its own.
-        for name in ("metric_loss", "averaged"):
-            if isinstance(getattr(model, name), tf.Module):
-                parts[name] = getattr(model, name)
         if model.head_optimizer is not None:
             parts["head_optimizer"] = model.head_optimizer
         if model.whole_optimizer is not None:
             parts["whole_optimizer"] = model.whole_optimizer
+        for name in ("metric_loss", "averaged"):
+            state = getattr(getattr(model, name), "state", None)
+            if state is not None:
+                parts[name] = state
         self._manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(**parts), str(folder), max_to_keep=KEPT, checkpoint_name="step"
         )

@@ -133,6 +133,12 @@ class Config:
         choices=("none", *CLASSIFICATION_LOSSES),
     )
     classification_weight: float = setting(1.0, "Factor of the classification loss.")
+    head_sampled_classes: int = setting(
+        0,
+        "Where the head has more classes than this, each head batch is compared with its own "
+        "classes and so many drawn ones (Partial FC); 0: always with the whole head.",
+        unit="classes",
+    )
     label_smoothing: float = setting(0.0, "Label smoothing of the cross entropy.", unit="0..1")
     metric_loss: str = setting(
         "triplet_semihard",
@@ -147,6 +153,12 @@ class Config:
         "L2", "Distance of the triplet losses.", choices=("L2", "squared-L2", "angular")
     )
     metric_temperature: float = setting(0.1, "Temperature of the contrastive metric losses.")
+    memory_size: int = setting(
+        0,
+        "Compare each whole batch also with so many embeddings of the batches before it "
+        "(cross-batch memory), as further positives and negatives; 0: none.",
+        unit="embeddings",
+    )
     unit_features: bool = setting(True, "Scale features to unit length before the metric loss.")
 
     # network

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from longtail_tf.backbone_names import BACKBONES, CIFAR_BACKBONES
 from longtail_tf.errors import UserError
+from longtail_tf.losses.names import MEMORY_LOSSES
 
 if TYPE_CHECKING:
     from longtail_tf.config import Config
@@ -21,6 +22,8 @@ def check(config: Config) -> None:
     _check_run(config)
     _check_streams(config)
     _check_network(config)
+    _check_memory(config)
+    _check_sampled_head(config)
 
 
 def _check_run(config: Config) -> None:
@@ -116,6 +119,11 @@ def _check_streams(config: Config) -> None:
             "--classify_whole shares one forward pass between both losses: it needs "
             "--schedule=joint, a --classification_loss and a --metric_loss."
         )
+    if config.metric_loss == "prototype" and config.replicas != "one" and config.mine == "replica":
+        raise UserError(
+            f"--metric_loss=prototype was given with --replicas={config.replicas} --mine=replica, "
+            "but the replicas share one set of prototypes: set --mine=global."
+        )
     if not 0 <= config.class_power <= 1:
         raise UserError(f"--class_power={config.class_power}: expected 0 to 1.")
     if config.classification_loss == "ldam" and not config.cosine_head:
@@ -138,6 +146,62 @@ def _check_network(config: Config) -> None:
         raise UserError(
             f"--weights=imagenet needs a backbone that has such weights: set --backbone to one of "
             f"{', '.join(names)}."
+        )
+
+
+def _check_memory(config: Config) -> None:
+    _at_least(0, config, "memory_size")
+    if not config.memory_size:
+        return
+    flag = f"--memory_size={config.memory_size}"
+    if config.metric_loss not in MEMORY_LOSSES:
+        raise UserError(
+            f"{flag} was given with --metric_loss={config.metric_loss}, which takes no pairs from "
+            f"a memory: choose one of {', '.join(MEMORY_LOSSES)}, or leave --memory_size out."
+        )
+    if not config.unit_features:
+        raise UserError(
+            f"{flag} was given with --nounit_features, but lengths of features change as training "
+            "goes on, so only unit vectors are remembered: leave one of the two out."
+        )
+    if config.replicas != "one" and config.mine == "replica":
+        raise UserError(
+            f"{flag} was given with --replicas={config.replicas} --mine=replica, but the replicas "
+            "share one memory of the global batches: set --mine=global, or leave --memory_size "
+            "out."
+        )
+
+
+def _check_sampled_head(config: Config) -> None:
+    _at_least(0, config, "head_sampled_classes")
+    if not config.head_sampled_classes:
+        return
+    flag = f"--head_sampled_classes={config.head_sampled_classes}"
+    if config.classification_loss != "cross_entropy":
+        raise UserError(
+            f"{flag} was given with --classification_loss={config.classification_loss}: only "
+            "cross_entropy can be taken over a sample of the classes; leave one of the two out."
+        )
+    if config.classify_whole:
+        raise UserError(
+            f"{flag} was given with --classify_whole, which compares with every head class: leave "
+            "one of the two out."
+        )
+    if config.label_smoothing:
+        raise UserError(
+            f"{flag} was given with --label_smoothing={config.label_smoothing}, which spreads "
+            "labels over every head class: leave one of the two out."
+        )
+    if config.cosine_head:
+        raise UserError(
+            f"{flag} was given with --cosine_head, which scales every class vector in each step, "
+            "drawn or not: leave one of the two out."
+        )
+    if config.replicas != "one":
+        raise UserError(
+            f"{flag} was given with --replicas={config.replicas}, but each replica would compare "
+            "its images with other classes than the rest: train one replica, or leave "
+            "--head_sampled_classes out."
         )
 
 

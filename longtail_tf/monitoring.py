@@ -50,8 +50,8 @@ def validation_of(
 ) -> Optional[Callable[[int], Optional[dict[str, Any]]]]:
     """What `Validation` runs: step -> record; None where there is nothing to run.
 
-    Replicas and averaged weights are evaluated as a plain copy, by the chief alone: reading a variable of the replicas
-    may need all the workers, so a pass over the images with them would.
+    Averaged weights are evaluated as a plain copy. Replicas too, by the chief alone: reading a
+    variable of the replicas may need all the workers, so a pass over the images with them would.
     """
     val = index.val
     if val is None or not config.eval_every:

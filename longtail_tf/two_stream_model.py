@@ -19,6 +19,7 @@ from longtail_tf import losses
 from longtail_tf.cosine_head import CosineHead, unit_vectors
 from longtail_tf.distribution import all_replicas, batch_norm
 from longtail_tf.errors import UserError
+from longtail_tf.head_terms import head_terms
 from longtail_tf.weight_average import WeightAverage
 
 layers = tf.keras.layers
@@ -154,7 +155,7 @@ class TwoStreamModel(tf.keras.Model):
           head_optimizer: of the head update; of the one update in a joint schedule.
           whole_optimizer: of the whole update. Its own, so that the two losses share no momentum
             and the triplet update neither moves nor decays the head classifier.
-          classification_loss: function (labels, logits) -> scalar.
+          classification_loss: function (labels, logits) -> scalar, or a `SampledCrossEntropy`.
           metric_loss: function (labels, features, source rows) -> scalar.
           schedule: "alternate" (head update, then whole update) or "joint" (one on the sum).
           classification_weight: factor of the classification loss.
@@ -221,13 +222,12 @@ class TwoStreamModel(tf.keras.Model):
             neck_output = self.neck_output(features, training=True)
             loss = tf.constant(0.0)
             if "head" in streams:
-                logits = self.head(neck_output if self.classify_whole else neck_output[:num_head])
-                classification = self._head_loss(streams["head"], logits[:num_head])
+                head_loss = self._head_loss(streams["head"], neck_output[:num_head])
                 if self.classify_whole and "whole" in streams:
-                    classification = self._with_whole(
-                        classification, num_head, streams["whole"], logits[num_head:]
+                    head_loss = self._with_whole(
+                        head_loss, num_head, streams["whole"], neck_output[num_head:]
                     )
-                loss += self.classification_weight * classification
+                loss += self.classification_weight * head_loss
             if "whole" in streams:
                 loss += self.metric_weight * self._whole_loss(streams["whole"], features[num_head:])
             # Replicas' gradients are summed, so each brings its share of the mean.
@@ -237,26 +237,28 @@ class TwoStreamModel(tf.keras.Model):
         gradients = tape.gradient(loss, variables)
         optimizer.apply_gradients(zip(gradients, variables))
 
-    def _head_loss(self, batch: Batch, logits: tf.Tensor) -> tf.Tensor:
+    def _head_loss(self, batch: Batch, neck_output: tf.Tensor) -> tf.Tensor:
         labels = batch[1]
-        loss = self.classification_loss(labels, logits)
+        loss_of, logits = head_terms(self.classification_loss, self.head, neck_output, self.step)
+        loss = loss_of(labels)
         if len(batch) > 3:  # images mixed from two: each image's labels count by their share
             mixed_labels, weight = batch[3:]
-            loss = weight * loss + (1 - weight) * self.classification_loss(mixed_labels, logits)
-        right = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
+            loss = weight * loss + (1 - weight) * loss_of(mixed_labels)
+        guesses = tf.argmax(logits, axis=-1, output_type=labels.dtype)
+        right = tf.equal(guesses, labels[: tf.shape(guesses)[0]])
         self._means["head_loss"].update_state(loss)
         self._means["head_accuracy"].update_state(tf.reduce_mean(tf.cast(right, tf.float32)))
         return loss
 
     def _with_whole(
-        self, head_loss: tf.Tensor, num_head: Any, whole: Batch, logits: tf.Tensor
+        self, head_loss: tf.Tensor, num_head: Any, whole: Batch, neck_output: tf.Tensor
     ) -> tf.Tensor:
         """Mean classification loss over the head batch and the head-class images of the whole."""
         labels = whole[1]
         in_head = labels < self.num_head_classes
         shared = tf.cast(tf.math.count_nonzero(in_head), tf.float32)
         whole_loss = self.classification_loss(
-            tf.boolean_mask(labels, in_head), tf.boolean_mask(logits, in_head)
+            tf.boolean_mask(labels, in_head), self.head(tf.boolean_mask(neck_output, in_head))
         )
         own = tf.cast(num_head, tf.float32)
         return (own * head_loss + shared * whole_loss) / (own + shared)

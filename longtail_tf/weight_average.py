@@ -11,17 +11,19 @@ from typing import Any
 import tensorflow as tf
 
 
-class WeightAverage(tf.Module):
-    """Averages of every weight of a model's parts; kept in checkpoints.
+class WeightAverage:
+    """Averages of every weight of a model's parts.
 
     Args:
       model: with `embedder`, `neck` and `head`; each but the first may be None.
       decay: share of the old average that stays after a step, above 0 and below 1. The first steps
         use (1 + step) / (10 + step) where that is less, so that the random start is soon forgotten.
+
+    Attributes:
+      state: the averages as a trackable, for checkpoints. They are no weights of the network.
     """
 
     def __init__(self, model: Any, decay: float) -> None:
-        super().__init__(name="weight_average")
         self._decay = decay
         self._sources = {
             name: list(getattr(model, name).weights)
@@ -40,6 +42,8 @@ class WeightAverage(tf.Module):
             ]
             for part, weights in self._sources.items()
         }
+
+        self.state = tf.train.Checkpoint(**self.values)
 
     def update(self, step: Any) -> None:
         """Moves the averages towards the weights after train step `step`."""

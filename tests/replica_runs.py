@@ -4,6 +4,7 @@
 
 Devices and workers must be known before TensorFlow starts, hence the process. The CPU is split
 into two logical devices. A run with "stop_at" sends itself SIGTERM when that step is recorded.
+`loaded.json` beside the run folders names the heavy modules that training them loaded.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ TINY = dict(
     width=4,
     embedding_dim=8,
 )
+
+
+HEAVY = {"tensorflow_addons", "keras_cv", "matplotlib", "grpc", "tensorflow_datasets", "sklearn"}
 
 
 def start(runs: list, **environment: str) -> subprocess.Popen:
@@ -133,6 +137,8 @@ def _main(runs: list) -> None:
         result = train.run(Config(**{**TINY, **run}))
         TrainingLog.after_step = plain
         print(json.dumps({"run_dir": str(result.run_dir), "ended": result.metrics is not None}))
+        loaded = sorted(HEAVY & set(sys.modules))
+        (pathlib.Path(run["run_dir"]).parent / "loaded.json").write_text(json.dumps(loaded))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from tests import fakes, replica_runs
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of one replica and one of two devices: SGD, alternate, with validation."""
+    """A run of one replica and one of two devices: SGD, alternate, memory, with validation."""
     folder = tmp_path_factory.mktemp("runs")
     data = fakes.write_npz(folder / "bars.npz")
-    settings = dict(data=data, eval_every=2)
+    settings = dict(data=data, eval_every=2, memory_size=12)
     replica_runs.finish(
         replica_runs.start(
             [
@@ -34,6 +34,10 @@ def runs(tmp_path_factory):
 
 def test_two_devices_end_at_the_weights_and_numbers_of_one(runs):
     replica_runs.assert_same_training(runs / "two", runs / "one")
+
+
+def test_training_loads_no_heavy_module_that_it_does_not_use(runs):
+    assert json.loads((runs / "loaded.json").read_text()) == []
 
 
 def test_two_devices_leave_the_same_files_and_see_the_same_images(runs):

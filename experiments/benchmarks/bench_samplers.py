@@ -127,11 +127,34 @@ class PyTorchMetricLearning:
         iter(self.sampler)
 
 
+class OpenMetricLearning:
+    """Its iterator makes the rows of a whole epoch at once; `count` epochs of L // P batches are
+    drawn, so a rate here is of whole epochs. It refuses classes of one image: they get a copy."""
+
+    name = "OML BalanceSampler"
+
+    def __init__(self, labels):
+        from oml.samplers.balance import BalanceSampler
+
+        counts = np.bincount(labels)
+        self.sampler = BalanceSampler(
+            np.concatenate([labels, np.flatnonzero(counts == 1)]), n_labels=P, n_instances=K
+        )
+
+    def draw(self, count):
+        """Whole epochs of at least `count` batches; counts them."""
+        drawn = 0
+        while drawn < count:
+            drawn += sum(1 for _ in self.sampler)
+        return drawn
+
+
 def subjects():
     found = [Ours, OursInBlocks, OursWeighted, OursRandom]
     for module, subject in (
         ("tensorflow", OursThroughTfData),
         ("pytorch_metric_learning", PyTorchMetricLearning),
+        ("oml", OpenMetricLearning),
     ):
         try:
             __import__(module)
@@ -148,7 +171,7 @@ def first_batch(subject, labels):
     running = subject(labels)
     running.draw(1)
     seconds = time.process_time() - start
-    if subject in (OursThroughTfData, PyTorchMetricLearning):
+    if subject in (OursThroughTfData, PyTorchMetricLearning, OpenMetricLearning):
         return running, seconds, None, None  # memory outside Python, or minutes under tracemalloc
     del running
     gc.collect()
@@ -193,8 +216,8 @@ def main():
         for _ in range(arguments.rounds):
             for name, one in running.items():
                 start = time.process_time()
-                one.draw(counts[name])
-                rates[name].append(counts[name] / (time.process_time() - start))
+                drawn = one.draw(counts[name]) or counts[name]
+                rates[name].append(drawn / (time.process_time() - start))
         for name, measured in rates.items():
             ratio = statistics.median(a / b for a, b in zip(rates["PKSampler.batch"], measured))
             first, peak, held = firsts[name]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from longtail_tf.cosine_head import unit_vectors
 from longtail_tf.losses.memory import Memory
 from longtail_tf.losses.names import check_number
-from longtail_tf.losses.pair_masks import count, pair_masks
+from longtail_tf.losses.pair_masks import count, joined_masks, joined_points
 from longtail_tf.losses.triplet import checked_batch
 
 # Multi-similarity settings of the authors' code. Wang 2019, section 4.1, prints lambda = 1, which
@@ -57,24 +57,24 @@ def supcon_loss(
     """
     check_number(temperature, "temperature", minimum=0.0, exclusive=True)
     labels, points, source_rows = checked_batch(labels, embeddings, source_rows)
-    positive, negative = pair_masks(labels, source_rows)
+    positive, negative = joined_masks(labels, source_rows, memory)
     units = unit_vectors(points)
-    keys, candidate = units, positive | negative
-    if memory is not None:
-        keys = tf.concat([units, tf.stop_gradient(memory.embeddings)], axis=0)
-        same = tf.cast(labels, tf.int64)[:, tf.newaxis] == memory.labels[tf.newaxis, :]
-        positive = tf.concat([positive, same & memory.filled], axis=1)
-        stored = tf.broadcast_to(memory.filled, tf.shape(same))
-        candidate = tf.concat([candidate, stored], axis=1)
-    logits = tf.matmul(units, keys, transpose_b=True) / temperature
-    log_total = tf.reduce_logsumexp(tf.where(candidate, logits, _NEVER), axis=1, keepdims=True)
+    logits = tf.matmul(units, joined_points(units, memory), transpose_b=True) / temperature
+    candidates = tf.where(positive | negative, logits, _NEVER)
+    log_total = tf.reduce_logsumexp(candidates, axis=1, keepdims=True)
     positives = tf.reduce_sum(tf.cast(positive, tf.float32), axis=1)
     log_shares = tf.reduce_sum(tf.where(positive, logits - log_total, 0.0), axis=1)
     anchors = tf.maximum(count(positives > 0.0), 1.0)
     return -tf.reduce_sum(log_shares / tf.maximum(positives, 1.0)) / anchors
 
 
-def multi_similarity_loss(labels: Any, embeddings: Any, *, source_rows: Any = None) -> tf.Tensor:
+def multi_similarity_loss(
+    labels: Any,
+    embeddings: Any,
+    *,
+    source_rows: Any = None,
+    memory: Optional[Memory] = None,
+) -> tf.Tensor:
     """Multi-similarity loss with its pair mining.
 
     Wang 2019, sections 3.2 and 3.3, arXiv:1904.06627. A negative of anchor i is kept if its cosine
@@ -91,6 +91,7 @@ def multi_similarity_loss(labels: Any, embeddings: Any, *, source_rows: Any = No
       embeddings: float [B, D], of any length: they are scaled to unit length here.
       source_rows: int [B], the image each slot came from, or None if they all differ. Two slots of
         one image are no pair.
+      memory: embeddings of earlier batches, as in `supcon_loss`; None for none.
 
     Returns:
       float32 scalar; 0 with zero gradient where no anchor has a positive and a negative.
@@ -99,9 +100,9 @@ def multi_similarity_loss(labels: Any, embeddings: Any, *, source_rows: Any = No
       UserError: the shapes do not fit.
     """
     labels, points, source_rows = checked_batch(labels, embeddings, source_rows)
-    positive, negative = pair_masks(labels, source_rows)
+    positive, negative = joined_masks(labels, source_rows, memory)
     units = unit_vectors(points)
-    cosines = tf.matmul(units, units, transpose_b=True)
+    cosines = tf.matmul(units, joined_points(units, memory), transpose_b=True)
     farthest = tf.reduce_min(tf.where(positive, cosines, -_NEVER), axis=1, keepdims=True)
     nearest = tf.reduce_max(tf.where(negative, cosines, _NEVER), axis=1, keepdims=True)
     kept_positive = positive & (cosines < nearest + MINING_SLACK)

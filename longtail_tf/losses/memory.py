@@ -6,7 +6,7 @@ of the model, so that checkpoints hold it, and assign what `enqueue` returns.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import tensorflow as tf
 
@@ -19,6 +19,7 @@ class Memory(NamedTuple):
     embeddings: tf.Tensor  # float32 [Q, D], unit rows
     labels: tf.Tensor  # int64 [Q]
     filled: tf.Tensor  # bool [Q], false where nothing has been stored yet
+    rows: tf.Tensor  # int64 [Q], the image each came from, -1 where that is not known
 
 
 def empty_memory(size: int, dimension: int) -> Memory:
@@ -30,23 +31,33 @@ def empty_memory(size: int, dimension: int) -> Memory:
     if size < 1:
         raise UserError(f"a memory of {size} places was asked for: give at least 1.")
     return Memory(
-        tf.zeros([size, dimension]), tf.zeros([size], tf.int64), tf.zeros([size], tf.bool)
+        embeddings=tf.zeros([size, dimension]),
+        labels=tf.zeros([size], tf.int64),
+        filled=tf.zeros([size], tf.bool),
+        rows=tf.fill([size], tf.constant(-1, tf.int64)),
     )
 
 
-def enqueue(memory: Memory, labels: Any, embeddings: Any) -> Memory:
+def enqueue(
+    memory: Memory, labels: Any, embeddings: Any, source_rows: Optional[Any] = None
+) -> Memory:
     """The memory with a batch stored in front and the oldest places dropped.
 
     Args:
       memory: before the step.
       labels: int [B].
       embeddings: [B, D]; stored as unit float32 rows, without gradient.
+      source_rows: int [B], the image each slot came from, at least 0; None if not known.
     """
     size = memory.labels.shape[0]
     labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+    rows = tf.fill(tf.shape(labels), tf.constant(-1, tf.int64))
+    if source_rows is not None:
+        rows = tf.cast(tf.reshape(source_rows, [-1]), tf.int64)
     unit = tf.math.l2_normalize(tf.cast(tf.stop_gradient(embeddings), tf.float32), axis=1)
     return Memory(
         tf.concat([unit, memory.embeddings], axis=0)[:size],
         tf.concat([labels, memory.labels], axis=0)[:size],
         tf.concat([tf.ones_like(labels, tf.bool), memory.filled], axis=0)[:size],
+        tf.concat([rows, memory.rows], axis=0)[:size],
     )

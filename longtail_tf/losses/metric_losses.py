@@ -10,9 +10,14 @@ import tensorflow as tf
 from longtail_tf.errors import UserError
 from longtail_tf.losses import tfa_losses
 from longtail_tf.losses.contrastive import multi_similarity_loss, supcon_loss
-from longtail_tf.losses.names import METRIC_LOSSES, check_name, check_number
+from longtail_tf.losses.memory import Memory
+from longtail_tf.losses.names import MEMORY_LOSSES, METRIC_LOSSES, check_name, check_number
 from longtail_tf.losses.prototype import PrototypeLoss
 from longtail_tf.losses.triplet import check_settings, triplet_hard_loss, triplet_semihard_loss
+from longtail_tf.losses.triplet_memory import (
+    triplet_hard_memory_loss,
+    triplet_semihard_memory_loss,
+)
 
 
 def metric_loss(
@@ -43,7 +48,8 @@ def metric_loss(
 
     Returns:
       Function (labels int [B], embeddings float [B, D], source_rows int [B] or None) -> float32
-      scalar, computed in float32 from embeddings of any precision.
+      scalar, computed in float32 from embeddings of any precision. Those of MEMORY_LOSSES also take
+      `memory`, a `Memory` of earlier batches.
 
     Raises:
       UserError: an unknown name, or a setting out of range.
@@ -78,13 +84,32 @@ def metric_loss(
         ),
     }
     base = make[name]()
-    if isinstance(base, tf.Module):  # it has state, which checkpoints must find
+    if isinstance(base, PrototypeLoss):  # it has state, which checkpoints must find
         return base
 
-    def loss(labels: Any, embeddings: Any, source_rows: Any = None) -> tf.Tensor:
+    remembering = {
+        "triplet_semihard": functools.partial(triplet_semihard_memory_loss, margin=margin),
+        "triplet_hard": functools.partial(triplet_hard_memory_loss, margin=margin),
+        "triplet_hard_soft": functools.partial(triplet_hard_memory_loss, margin=0.0, soft=True),
+    }
+
+    def loss(
+        labels: Any, embeddings: Any, source_rows: Any = None, memory: Optional[Memory] = None
+    ) -> tf.Tensor:
         points = tf.convert_to_tensor(embeddings)
         if points.dtype.is_floating:  # or the loss says what is wrong with them
             points = tf.cast(points, tf.float32)
-        return base(labels, points, source_rows=source_rows)
+        if memory is None:
+            return base(labels, points, source_rows=source_rows)
+        if name not in MEMORY_LOSSES:
+            raise UserError(
+                f"metric_loss={name!r} takes no pairs from a memory: choose one of "
+                f"{', '.join(MEMORY_LOSSES)}, or give no memory."
+            )
+        if name in remembering:
+            return remembering[name](
+                labels, points, memory, distance_metric=distance_metric, source_rows=source_rows
+            )
+        return base(labels, points, source_rows=source_rows, memory=memory)
 
     return loss

@@ -18,6 +18,15 @@ METRIC_LOSSES = (
     "tfa_contrastive",
 )
 
+# Of the metric losses, those that can take further pairs from a cross-batch memory.
+MEMORY_LOSSES = (
+    "triplet_semihard",
+    "triplet_hard",
+    "triplet_hard_soft",
+    "supcon",
+    "multi_similarity",
+)
+
 CLASSIFICATION_LOSSES = (
     "cross_entropy",
     "logit_adjusted",

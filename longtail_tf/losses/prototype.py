@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.losses import pairwise
-from longtail_tf.losses.names import check_number
+from longtail_tf.losses.names import MEMORY_LOSSES, check_number
 from longtail_tf.losses.triplet import checked_batch
 
 
@@ -86,7 +86,7 @@ def ema_prototypes(
     return tf.tensor_scatter_nd_update(prototypes, labels[:, tf.newaxis], moved)
 
 
-class PrototypeLoss(tf.Module):
+class PrototypeLoss:
     """`prototype_loss` over prototypes it keeps and moves after each batch.
 
     Args:
@@ -94,6 +94,10 @@ class PrototypeLoss(tf.Module):
       embedding_dim: D.
       temperature: divides the cosines, above 0.
       momentum: share of the old prototype that stays, 0..1.
+
+    Attributes:
+      prototypes: float32 [C, D], unit rows, or zero rows for classes not met yet.
+      state: the prototypes as a trackable, for checkpoints. They are no weights of the network.
     """
 
     def __init__(
@@ -104,7 +108,6 @@ class PrototypeLoss(tf.Module):
         temperature: float = 0.1,
         momentum: float = 0.9,
     ) -> None:
-        super().__init__(name="prototype_loss")
         check_number(temperature, "temperature", minimum=0.0, exclusive=True)
         self._temperature, self._momentum = temperature, momentum
         self.prototypes = tf.Variable(
@@ -113,12 +116,23 @@ class PrototypeLoss(tf.Module):
             name="class_prototypes",
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
+        self.state = tf.train.Checkpoint(prototypes=self.prototypes)
 
-    def __call__(self, labels: Any, embeddings: Any, source_rows: Any = None) -> tf.Tensor:
+    def __call__(
+        self, labels: Any, embeddings: Any, source_rows: Any = None, memory: Any = None
+    ) -> tf.Tensor:
         """The loss of a batch; its classes' prototypes then move.
 
         A class not seen before is measured against the prototypes as this batch leaves them.
+
+        Raises:
+          UserError: a memory of pairs came, which this loss has no use for.
         """
+        if memory is not None:
+            raise UserError(
+                "metric_loss='prototype' takes no pairs from a memory: choose one of "
+                f"{', '.join(MEMORY_LOSSES)}, or give no memory."
+            )
         before = tf.convert_to_tensor(self.prototypes)
         after = ema_prototypes(before, labels, embeddings, momentum=self._momentum)
         seen = tf.reduce_any(before != 0.0, axis=1, keepdims=True)
