@@ -14,15 +14,27 @@ from longtail_tf.config_checks import check
 from longtail_tf.errors import UserError
 from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.losses.names import CLASSIFICATION_LOSSES, METRIC_LOSSES
+from longtail_tf.methods import METHODS, taking_methods
 from longtail_tf.settings import setting
 
-RULES = ("ncm", "knn", "gated", "linear", "head_only")
+# The last four need a head classifier of every class.
+RULES = (
+    *("ncm", "knn", "gated", "linear", "head_only"),
+    *("head_adjusted", "tau_norm", "lws", "crt"),
+)
 SMALL_IMAGE_PX = 64
 
 
+@taking_methods
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The settings of one training run; field help says what each does."""
+
+    method: Optional[str] = setting(
+        None,
+        "Named method: values for other flags, which win where they are given too.",
+        choices=tuple(METHODS),
+    )
 
     # data
     data: str = setting(
@@ -84,7 +96,11 @@ class Config:
         "Two updates a step, head then whole; or one update on the summed losses.",
         choices=("alternate", "joint"),
     )
-    head_sampling: str = setting("random", "How head batches are drawn.", choices=("random", "pk"))
+    head_sampling: str = setting(
+        "random",
+        "How head batches are drawn: images alike, PK, or classes alike.",
+        choices=("random", "pk", "balanced"),
+    )
     head_batch_size: int = setting(64, "Images in a head batch.", unit="images")
     classes_per_batch: Optional[int] = setting(
         None,
@@ -119,6 +135,12 @@ class Config:
         choices=("none", *CLASSIFICATION_LOSSES),
     )
     classification_weight: float = setting(1.0, "Factor of the classification loss.")
+    reweight_from: float = setting(
+        1.0,
+        "Share of the training after which the classification loss weighs classes by their "
+        "effective number of images (deferred re-weighting); 1: never.",
+        unit="0..1",
+    )
     label_smoothing: float = setting(0.0, "Label smoothing of the cross entropy.", unit="0..1")
     metric_loss: str = setting(
         "triplet_semihard",
@@ -187,7 +209,9 @@ class Config:
 
     # recognition
     inference_rule: str = setting(
-        "gated", "Rule that names the class; every rule is evaluated.", choices=RULES
+        "gated",
+        "Rule that names the class; every rule is evaluated. The last four need --head_all.",
+        choices=RULES,
     )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
     prototype_variant: str = setting(

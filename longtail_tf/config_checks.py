@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from longtail_tf.backbone_names import BACKBONES, CIFAR_BACKBONES
 from longtail_tf.errors import UserError
+from longtail_tf.losses.names import BALANCING_LOSSES
 
 if TYPE_CHECKING:
     from longtail_tf.config import Config
@@ -113,6 +114,25 @@ def _check_streams(config: Config) -> None:
         raise UserError(f"--class_power={config.class_power}: expected 0 to 1.")
     if config.classification_loss == "ldam" and not config.cosine_head:
         raise UserError("--classification_loss=ldam is defined on cosines: add --cosine_head.")
+    _check_balance(config)
+
+
+def _check_balance(config: Config) -> None:
+    """The tail may be made up for once: twice would turn the bias round."""
+    if not 0 <= config.reweight_from <= 1:
+        raise UserError(f"--reweight_from={config.reweight_from}: expected 0 to 1.")
+    if not config.has_head_stream:
+        return
+    ways = [f"--head_sampling={config.head_sampling}"] * (config.head_sampling == "balanced")
+    if config.classification_loss in BALANCING_LOSSES:
+        ways.append(f"--classification_loss={config.classification_loss}")
+    if config.reweight_from < 1:
+        ways.append(f"--reweight_from={config.reweight_from}")
+    if len(ways) > 1:
+        raise UserError(
+            f"{' and '.join(ways)} each make up for the tail, and together they would favour it: "
+            "keep one."
+        )
 
 
 def _check_network(config: Config) -> None:

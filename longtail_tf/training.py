@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Optional
 
 import tensorflow as tf
@@ -79,6 +80,7 @@ def _compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> Tw
             config.classification_loss,
             class_counts=index.class_counts[:num_head],
             label_smoothing=config.label_smoothing,
+            **_reweighting(config, model),
         )
         if has_head_update
         else None,
@@ -101,6 +103,15 @@ def _compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> Tw
         jit_compile=config.jit_compile,
     )
     return model
+
+
+def _reweighting(config: Config, model: TwoStreamModel) -> dict[str, Any]:
+    """When the classification loss begins to weigh classes: by the model's own step counter, which
+    a resumed run restores."""
+    if config.reweight_from >= 1:
+        return {}
+    first = math.ceil(config.reweight_from * config.steps)
+    return {"reweight_from": first, "step": model.step}
 
 
 def fit(

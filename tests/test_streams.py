@@ -40,13 +40,13 @@ def test_head_size(index, rule, size):
 
 
 def test_the_head_stream_holds_head_rows_only(index):
-    for sampling in ("random", "pk"):
+    for sampling in ("random", "pk", "balanced"):
         sampler = streams.head_sampler(
             config(index, head_sampling=sampling, head_batch_size=6), index.train, num_head=3
         )
         labels = np.concatenate([index.train.labels[sampler.batch(step)] for step in range(20)])
         assert set(labels) == {0, 1, 2}
-        if sampling == "pk":
+        if sampling != "random":
             assert (np.bincount(labels) == 40).all()
             assert sampler.describe()["classes"] == 3
 

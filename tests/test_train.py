@@ -214,8 +214,18 @@ def stop_at(step, monkeypatch):
         dict(optimizer="adamw", learning_rate=0.01, head_only_steps=2),
         dict(metric_loss="none"),
         dict(classification_loss="none", head_num_classes=None),
+        dict(metric_loss="none", reweight_from=0.5),
+        dict(metric_loss="none", head_sampling="balanced"),
     ],
-    ids=["alternate", "joint", "head_first_adamw", "head_alone", "whole_alone"],
+    ids=[
+        "alternate",
+        "joint",
+        "head_first_adamw",
+        "head_alone",
+        "whole_alone",
+        "reweighted",
+        "balanced",
+    ],
 )
 def test_resume_gives_the_same_bits_as_an_uninterrupted_run(tmp_path, monkeypatch, changes):
     steps = dict(steps=6, checkpoint_every=100, eval_every=0)
