@@ -15,13 +15,9 @@ from longtail_tf.errors import UserError
 from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.losses.names import CLASSIFICATION_LOSSES, METRIC_LOSSES
 from longtail_tf.methods import METHODS, taking_methods
+from longtail_tf.recognition.names import RULES
 from longtail_tf.settings import setting
 
-# The last four need a head classifier of every class.
-RULES = (
-    *("ncm", "knn", "gated", "linear", "head_only"),
-    *("head_adjusted", "tau_norm", "lws", "crt"),
-)
 SMALL_IMAGE_PX = 64
 
 
@@ -209,9 +205,7 @@ class Config:
 
     # recognition
     inference_rule: str = setting(
-        "gated",
-        "Rule that names the class; every rule is evaluated. The last four need --head_all.",
-        choices=RULES,
+        "gated", "Rule that names the class; all that apply are evaluated.", choices=RULES
     )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
     prototype_variant: str = setting(

@@ -111,11 +111,17 @@ def test_preset_gives_a_copy():
          "--head_sampling=balanced and --classification_loss=logit_adjusted each make up"),
         (dict(classification_loss="class_balanced", reweight_from=0.8),
          "--classification_loss=class_balanced and --reweight_from=0.8 each make up"),
+        (dict(head_ratio=None, head_all=True, inference_rule="head_adjusted",
+              classification_loss="logit_adjusted"),
+         "--inference_rule=head_adjusted and --classification_loss=logit_adjusted each make up"),
+        (dict(inference_rule="crt"), "--inference_rule=crt corrects a classifier of every class"),
+        (dict(head_ratio=None, head_all=True, inference_rule="tau_norm", cosine_head=True),
+         "--inference_rule=tau_norm: class vectors of a --cosine_head have no length"),
     ],
 )  # fmt: skip
-def test_making_up_for_the_tail_twice_is_refused_in_words(change, message):
+def test_settings_that_undo_each_other_are_refused_in_words(change, message):
     with pytest.raises(UserError, match=message):
-        Config(**BASE, head_ratio=0.3, **change)
+        Config(**{**BASE, "head_ratio": 0.3, **change})
 
 
 def tiny(folder, **changes):
