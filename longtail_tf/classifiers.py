@@ -10,6 +10,7 @@ linear fit, temperatures, threshold) is chosen on validation images, never on th
 | gated | ncm; if the best prototype is a head class, the head classifier re-ranks the head |
 | linear | a balanced linear classifier refitted on the frozen embeddings |
 | head_only | the head classifier alone; it cannot name a tail class |
+| head_adjusted, tau_norm, lws, crt | a head classifier of every class, corrected |
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import numpy as np
 
 from longtail_tf.errors import UserError
 from longtail_tf.prototypes import class_counts, class_prototypes, fit_prototypes
+from longtail_tf.recognition.all_class_rules import fit_all_class_rules
 from longtail_tf.recognition.embedded import Embedded, checked_embedded
 from longtail_tf.recognition.linear_refit import MAX_CELLS, fit_linear
-from longtail_tf.recognition.recognizer import RULES, Predictions, Recognizer
+from longtail_tf.recognition.names import RULES
+from longtail_tf.recognition.recognizer import Predictions, Recognizer
 from longtail_tf.recognition.recognizer_calibration import (
     DEFAULT_TEMPERATURE,
     calibrate,
@@ -61,6 +64,8 @@ def fit_recognizer(
     prototypes_per_class: int = 1,
     min_images_per_prototype: int = 50,
     false_accept_rate: float = 0.05,
+    head_norms: np.ndarray | None = None,
+    prior_corrected: str = "",
     log: Callable[[str], None] | None = None,
 ) -> Recognizer:
     """Fits every rule on one embedding pass.
@@ -81,6 +86,9 @@ def fit_recognizer(
       prototypes_per_class: up to this many for classes with many images, by k-means.
       min_images_per_prototype: a class has one prototype for this many images.
       false_accept_rate: share of unknown images that the rejection threshold lets through.
+      head_norms: float [H], lengths of the head classifier's class vectors; for `tau_norm`.
+      prior_corrected: by what the head classifier makes up for the training counts, in words; then
+        `head_adjusted` is left out.
       log: receives one line for each thing chosen.
     """
     say = log or (lambda line: None)
@@ -145,6 +153,19 @@ def fit_recognizer(
                 f"linear: not fitted, {len(train.labels)} images x {num_classes} classes would "
                 "take minutes a pass"
             )
+    if num_head == num_classes:
+        fields.update(
+            fit_all_class_rules(
+                train,
+                val,
+                class_counts=fields["class_counts"],
+                head_norms=head_norms,
+                prior_corrected=prior_corrected,
+                seed=seed,
+                rules=rules,
+                say=say,
+            )
+        )
     return calibrate(
         Recognizer(**fields),
         val,

@@ -9,23 +9,25 @@ from __future__ import annotations
 import dataclasses
 from typing import Optional
 
-from longtail_tf.backbone_names import BACKBONES, CIFAR_BACKBONES
+from longtail_tf.backbone_names import BACKBONES
 from longtail_tf.config_checks import check
-from longtail_tf.errors import UserError
 from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.losses.names import CLASSIFICATION_LOSSES, METRIC_LOSSES
+from longtail_tf.methods import METHODS, taking_methods
+from longtail_tf.recognition.names import RULES
 from longtail_tf.settings import setting
 
-RULES = ("ncm", "knn", "gated", "linear", "head_only")
-SMALL_IMAGE_PX = 64
-USUAL_P = 16
-LARGEST_AUTO_K = 4
-AUTO_WHOLE_BATCH = 32  # slots of a whole batch whose K follows the count curve
 
-
+@taking_methods
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The settings of one training run; field help says what each does."""
+
+    method: Optional[str] = setting(
+        None,
+        "Named method: values for other flags, which win where they are given too.",
+        choices=tuple(METHODS),
+    )
 
     # data
     data: str = setting(
@@ -80,6 +82,11 @@ class Config:
         None, "Head set: this many classes, those with the most images.", unit="classes"
     )
     head_all: bool = setting(False, "Head set: every class (a plain classifier, for comparison).")
+    head_auto: bool = setting(
+        False,
+        "Head set: every class of a set of up to 500, whose classifier costs next to nothing; the "
+        "half with the most images of a larger one.",
+    )
 
     # streams
     schedule: str = setting(
@@ -87,7 +94,11 @@ class Config:
         "Two updates a step, head then whole; or one update on the summed losses.",
         choices=("alternate", "joint"),
     )
-    head_sampling: str = setting("random", "How head batches are drawn.", choices=("random", "pk"))
+    head_sampling: str = setting(
+        "random",
+        "How head batches are drawn: images alike, PK, or classes alike.",
+        choices=("random", "pk", "balanced"),
+    )
     head_batch_size: int = setting(64, "Images in a head batch.", unit="images")
     classes_per_batch: Optional[int] = setting(
         None,
@@ -138,6 +149,12 @@ class Config:
         "Where the head has more classes than this, each head batch is compared with its own "
         "classes and so many drawn ones (Partial FC); 0: always with the whole head.",
         unit="classes",
+    )
+    reweight_from: float = setting(
+        1.0,
+        "Share of the training after which the classification loss weighs classes by their "
+        "effective number of images (deferred re-weighting); 1: never.",
+        unit="0..1",
     )
     label_smoothing: float = setting(0.0, "Label smoothing of the cross entropy.", unit="0..1")
     metric_loss: str = setting(
@@ -220,7 +237,7 @@ class Config:
 
     # recognition
     inference_rule: str = setting(
-        "gated", "Rule that names the class; every rule is evaluated.", choices=RULES
+        "gated", "Rule that names the class; all that apply are evaluated.", choices=RULES
     )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
     prototype_variant: str = setting(
@@ -256,52 +273,3 @@ class Config:
         """Images one train step sees, both streams together (a resolved config)."""
         whole = (self.classes_per_batch or 0) * self.images_per_class
         return self.head_batch_size * self.has_head_stream + whole * self.has_whole_stream
-
-
-def resolve(
-    config: Config,
-    *,
-    num_classes: int,
-    image_shape: Optional[tuple],
-    flip_is_valid: bool,
-    quartile_count: int = LARGEST_AUTO_K,
-) -> Config:
-    """Fills the settings that depend on the data set, so that config.flags repeats the run.
-
-    Args:
-      config: the settings as given.
-      num_classes: C.
-      image_shape: of array data; None for files.
-      flip_is_valid: whether a mirrored image still is of its class.
-      quartile_count: training images that three quarters of the classes have, from which K comes
-        where it is 0: more slots than a class has images hold repeats.
-
-    Raises:
-      UserError: P is more than the number of classes.
-    """
-    size = config.image_size or (max(image_shape[:2]) if image_shape else 128)
-    augment = "crop_flip" if flip_is_valid else "crop"
-    backbone = config.backbone
-    if backbone == "auto":
-        backbone = "resnet20" if size <= SMALL_IMAGE_PX else "resnet18v2"
-    images_per_class, usual_classes = config.images_per_class, USUAL_P
-    if not images_per_class:
-        images_per_class = min(max(quartile_count, 2), LARGEST_AUTO_K)
-        usual_classes = AUTO_WHOLE_BATCH // images_per_class
-    classes_per_batch = config.classes_per_batch or min(usual_classes, num_classes)
-    if config.has_whole_stream and classes_per_batch > num_classes:
-        raise UserError(
-            f"--classes_per_batch={classes_per_batch}, but the training set has {num_classes} "
-            f"classes: set it to at most {num_classes}."
-        )
-    return dataclasses.replace(
-        config,
-        image_size=size,
-        backbone=backbone,
-        width=config.width or (16 if backbone in CIFAR_BACKBONES else None),
-        classes_per_batch=classes_per_batch,
-        images_per_class=images_per_class,
-        head_augment=augment if config.head_augment == "auto" else config.head_augment,
-        whole_augment=augment if config.whole_augment == "auto" else config.whole_augment,
-        margin=(0.2 if config.unit_features else 0.3) if config.margin is None else config.margin,
-    )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from longtail_tf.backbone_names import BACKBONES, CIFAR_BACKBONES
 from longtail_tf.errors import UserError
-from longtail_tf.losses.names import MEMORY_LOSSES
+from longtail_tf.losses.names import BALANCING_LOSSES, MEMORY_LOSSES
+from longtail_tf.recognition.names import ALL_CLASS_RULES
 
 if TYPE_CHECKING:
     from longtail_tf.config import Config
@@ -78,14 +79,14 @@ def _check_streams(config: Config) -> None:
         for name in ("head_min_count", "head_ratio", "head_num_classes")
         if getattr(config, name) is not None
     ]
-    rules += ["--head_all"] * config.head_all
+    rules += ["--head_all"] * config.head_all + ["--head_auto"] * config.head_auto
     if len(rules) > 1:
         raise UserError(f"{' and '.join(rules)} are given together: keep one head rule.")
     if not rules and config.has_head_stream:
         raise UserError(
             "no head rule is given, so the head stream has no classes: set one of "
             "--head_min_count, --head_ratio, --head_num_classes (python -m longtail_tf.inspect "
-            "shows what each gives)."
+            "shows what each gives), or let --head_auto choose."
         )
     if config.has_head_stream:
         _at_least(1, config, "head_batch_size")
@@ -128,6 +129,42 @@ def _check_streams(config: Config) -> None:
         raise UserError(f"--class_power={config.class_power}: expected 0 to 1.")
     if config.classification_loss == "ldam" and not config.cosine_head:
         raise UserError("--classification_loss=ldam is defined on cosines: add --cosine_head.")
+    _check_balance(config)
+
+
+def _check_balance(config: Config) -> None:
+    """The tail may be made up for once: twice would turn the bias round."""
+    if not 0 <= config.reweight_from <= 1:
+        raise UserError(f"--reweight_from={config.reweight_from}: expected 0 to 1.")
+    ways = [way for way in ways_to_balance(config) if way != "--head_sampling=pk"]
+    if len(ways) > 1:
+        raise UserError(
+            f"{' and '.join(ways)} each make up for the tail, and together they would favour it: "
+            "keep one."
+        )
+    rule, way = f"--inference_rule={config.inference_rule}", "".join(ways_to_balance(config)[:1])
+    if config.inference_rule == "head_adjusted" and way:
+        raise UserError(
+            f"{rule} and {way} each make up for the tail, and together they would favour it: keep "
+            "one."
+        )
+    if config.inference_rule == "tau_norm" and config.cosine_head:
+        raise UserError(f"{rule}: class vectors of a --cosine_head have no length; drop one.")
+    every = config.head_all and config.has_head_stream
+    if config.inference_rule in ALL_CLASS_RULES and not every:
+        raise UserError(
+            f"{rule} corrects a classifier of every class: add --head_all, or choose another rule."
+        )
+
+
+def ways_to_balance(config: Config) -> list[str]:
+    """The settings by which the head classifier makes up for the training counts."""
+    if not config.has_head_stream:
+        return []
+    sampling, loss = config.head_sampling, config.classification_loss
+    ways = [f"--head_sampling={sampling}"] * (sampling != "random")
+    ways += [f"--classification_loss={loss}"] * (loss in BALANCING_LOSSES)
+    return ways + [f"--reweight_from={config.reweight_from}"] * (config.reweight_from < 1)
 
 
 def _check_network(config: Config) -> None:

@@ -41,3 +41,11 @@ class CosineHead(tf.keras.layers.Layer):
         """Arguments that rebuild the layer."""
         own = {"num_classes": self.num_classes, "initial_scale": self.initial_scale}
         return {**super().get_config(), **own}
+
+
+def class_norms(head: Any) -> Any:
+    """Lengths of a classifier's class vectors, float32 [H]; None where they have none of their own:
+    no classifier, or a cosine one."""
+    if head is None or isinstance(head, CosineHead):
+        return None
+    return tf.norm(head.kernel, axis=0).numpy()

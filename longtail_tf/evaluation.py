@@ -17,6 +17,8 @@ from longtail_tf.classifiers import (
     unknown_metrics,
 )
 from longtail_tf.config import Config
+from longtail_tf.config_checks import ways_to_balance
+from longtail_tf.cosine_head import class_norms
 from longtail_tf.datasets import DatasetIndex, Split
 from longtail_tf.embedding_pass import embed_split, prototype_rows
 from longtail_tf.metrics import per_class
@@ -52,6 +54,8 @@ def recognizer_from(
         prototype_variant=config.prototype_variant,
         prototypes_per_class=config.prototypes_per_class,
         false_accept_rate=config.false_accept_rate,
+        head_norms=class_norms(model.head),
+        prior_corrected=" and ".join(ways_to_balance(config)),
         log=lambda line: logging.info("  %s", line),
     )
 

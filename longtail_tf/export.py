@@ -33,7 +33,7 @@ class ExportConfig:
         "", "Data set for checks, calibration and parity; empty: the one the run was trained on."
     )
     inference_rule: str = setting(
-        "", "Rule that names the class: gated, ncm, linear or head_only; empty: the run's own."
+        "", "Rule that names the class, any but knn; empty: the run's own."
     )
     k_top: Optional[int] = setting(None, "Candidates per image; unset: the run's own.")
     unknown: bool = setting(

@@ -57,7 +57,7 @@ def config_from_flags(
     positional: Optional[str] = None,
     arguments: Sequence[str] = (),
 ) -> Settings:
-    """Builds the settings from parsed flags and the positional arguments.
+    """Builds the settings from the flags that were given and the positional arguments.
 
     Raises:
       UserError: positional arguments were given where none are taken.
@@ -70,7 +70,7 @@ def config_from_flags(
     values = {
         field.name: flag_values[field.name].value
         for field in dataclasses.fields(settings_class)  # type: ignore[arg-type]
-        if field.name != positional
+        if field.name != positional and flag_values[field.name].present
     }
     if positional is not None:
         values[positional] = tuple(arguments)

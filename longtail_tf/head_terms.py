@@ -55,3 +55,31 @@ def head_terms(classification_loss: Any, head: Any, neck_output: tf.Tensor, step
         step=step,
     )
     return HeadTerms(loss_of, head(tf.stop_gradient(neck_output[:MEASURED_IMAGES])))
+
+
+def shared_head_loss(
+    head_loss: tf.Tensor,
+    num_images: Any,
+    classification_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    head: Any,
+    *,
+    labels: tf.Tensor,
+    neck_output: tf.Tensor,
+) -> tf.Tensor:
+    """The mean classification loss over a head batch and the head images of a whole batch.
+
+    Args:
+      head_loss: of the head batch.
+      num_images: images of the head batch.
+      classification_loss: function (labels, logits) -> scalar, the mean over the images.
+      head: the classifier layer over classes 0 .. H-1.
+      labels: of the whole batch, int [B]; those of H and above have no logit and are left out.
+      neck_output: of the whole batch, [B, D].
+    """
+    in_head = labels < tf.cast(head.kernel.shape[-1], labels.dtype)
+    loss = classification_loss(
+        tf.boolean_mask(labels, in_head), head(tf.boolean_mask(neck_output, in_head))
+    )
+    own = tf.cast(num_images, tf.float32)
+    shared = tf.cast(tf.math.count_nonzero(in_head), tf.float32)
+    return (own * head_loss + shared * loss) / (own + shared)

@@ -20,7 +20,8 @@ import sys
 from typing import Any, Optional
 
 from longtail_tf import cli
-from longtail_tf.config import Config, resolve
+from longtail_tf.config import Config
+from longtail_tf.data_settings import resolve
 from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
 from longtail_tf.head_set import select_head

@@ -12,6 +12,7 @@ from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
 from longtail_tf.flags import flagfile_text
 from longtail_tf.head_set import head_table
+from longtail_tf.methods import departures
 from longtail_tf.metrics import shot_bands, tables
 from longtail_tf.run_folder import (
     FORMAT_VERSION,
@@ -168,6 +169,8 @@ def _summary(config: Config, index: DatasetIndex, *, num_head: int) -> str:
         f"{config.data}: {index.num_classes:,} classes, {int(counts.sum()):,} training images "
         f"({int(counts[0]):,} to {int(counts[-1]):,} a class); {', '.join(held_out) or 'no val'}"
     ]
+    if departures(config):
+        lines.append(f"method {config.method}, but with {', '.join(departures(config))}")
     head = head_sampler(config, index.train, num_head=num_head)
     if head is not None:
         share = counts[:num_head].sum() / counts.sum()

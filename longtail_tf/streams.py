@@ -13,7 +13,7 @@ from longtail_tf.datasets import DatasetIndex, Split
 from longtail_tf.errors import UserError
 from longtail_tf.head_set import select_head
 from longtail_tf.input_pipeline import training_streams
-from longtail_tf.sampling import PKSampler, RandomSampler, Shard
+from longtail_tf.sampling import BalancedSampler, PKSampler, RandomSampler, Shard
 
 
 class HeadPKSampler:
@@ -33,7 +33,7 @@ class HeadPKSampler:
         return self._sampler.describe(steps_done)
 
 
-HeadSampler = Union[RandomSampler, HeadPKSampler]
+HeadSampler = Union[RandomSampler, BalancedSampler, HeadPKSampler]
 
 
 def head_size(config: Config, class_counts: np.ndarray) -> int:
@@ -61,7 +61,7 @@ def seen_counts(config: Config, class_counts: np.ndarray, *, num_head: int) -> n
     counts = class_counts[:num_head].astype(np.float64)
     if not config.classify_whole:
         return class_counts[:num_head]
-    head = counts / counts.sum()
+    head = counts / counts.sum() if config.head_sampling == "random" else 1.0 / num_head
     drawn = class_counts.astype(np.float64) ** config.class_power
     whole = (drawn / drawn.sum())[:num_head]
     slots = (config.classes_per_batch or 0) * config.images_per_class
@@ -76,6 +76,10 @@ def head_sampler(config: Config, train: Split, *, num_head: int) -> Optional[Hea
     rows = np.flatnonzero(train.labels < num_head)
     if config.head_sampling == "random":
         return RandomSampler(rows, batch_size=config.head_batch_size, seed=config.seed)
+    if config.head_sampling == "balanced":
+        return BalancedSampler(
+            rows, train.labels[rows], batch_size=config.head_batch_size, seed=config.seed
+        )
     classes = config.head_batch_size // config.images_per_class
     if not 2 <= classes <= num_head:
         raise UserError(

@@ -14,7 +14,8 @@ from typing import Any, Optional
 from absl import logging
 
 from longtail_tf import cli
-from longtail_tf.config import Config, resolve
+from longtail_tf.config import Config
+from longtail_tf.data_settings import resolve
 
 
 @dataclasses.dataclass(frozen=True)

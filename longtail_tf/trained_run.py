@@ -162,14 +162,15 @@ def load_settings(folder: RunFolder) -> Config:
       UserError: config.json holds settings this version does not know.
     """
     settings = folder.read_json(folder.config).get("settings", {})
-    known = {field.name for field in dataclasses.fields(Config)}
-    unknown = sorted(set(settings) - known)
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    unknown = sorted(set(settings) - set(defaults))
     if unknown:
         raise UserError(
             f"{folder.config} has settings this longtail_tf does not know "
             f"({', '.join(unknown)}): install the version named in it."
         )
-    return Config(**settings)
+    # All of them: a method would fill in what an older version did not save.
+    return Config(**{**defaults, **settings})
 
 
 def load_run(path: str) -> TrainedRun:

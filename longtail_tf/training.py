@@ -8,17 +8,15 @@ from typing import Any, Optional
 import tensorflow as tf
 from absl import logging
 
-from longtail_tf import losses, workers
+from longtail_tf import training_losses, workers
 from longtail_tf.backbone_names import CIFAR_BACKBONES
 from longtail_tf.callbacks import Checkpointing, TrainingLog, Validation
 from longtail_tf.checkpoints import Checkpoints
 from longtail_tf.config import Config
 from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
-from longtail_tf.head_terms import SampledCrossEntropy
 from longtail_tf.input_pipeline import plain_errors
 from longtail_tf.learning_rate import WarmupSchedule, build_optimizer
-from longtail_tf.metric_memory import RememberingLoss
 from longtail_tf.monitoring import training_sinks, validation_of, validation_sinks
 from longtail_tf.run_folder import RunFolder
 from longtail_tf.sampling import Shard
@@ -27,7 +25,6 @@ from longtail_tf.streams import (
     check_shares,
     distributed_streams,
     head_sampler,
-    seen_counts,
     whole_sampler,
 )
 from longtail_tf.trained_run import build_model
@@ -78,10 +75,10 @@ def _compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> Tw
         whole_optimizer=_optimizer(config, first_step=config.head_only_steps)
         if config.has_whole_stream and not joint
         else None,
-        classification_loss=_classification_loss(config, index, num_head=num_head)
+        classification_loss=training_losses.of_head(config, index, model, num_head=num_head)
         if has_head_update
         else None,
-        metric_loss=_metric_loss(config, index) if config.has_whole_stream else None,
+        metric_loss=training_losses.of_whole(config, index) if config.has_whole_stream else None,
         schedule=config.schedule,
         classification_weight=config.classification_weight,
         metric_weight=config.metric_weight,
@@ -94,31 +91,6 @@ def _compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> Tw
         jit_compile=config.jit_compile,
     )
     return model
-
-
-def _classification_loss(config: Config, index: DatasetIndex, *, num_head: int) -> Any:
-    if 0 < config.head_sampled_classes < num_head:
-        return SampledCrossEntropy(config.head_sampled_classes, config.seed)
-    return losses.classification_loss(
-        config.classification_loss,
-        class_counts=seen_counts(config, index.class_counts, num_head=num_head),
-        label_smoothing=config.label_smoothing,
-    )
-
-
-def _metric_loss(config: Config, index: DatasetIndex) -> Any:
-    loss = losses.metric_loss(
-        config.metric_loss,
-        margin=config.margin or 0.0,
-        distance_metric=config.distance_metric,
-        images_per_class=config.images_per_class,
-        temperature=config.metric_temperature,
-        num_classes=index.num_classes,
-        embedding_dim=config.embedding_dim,
-    )
-    if not config.memory_size:
-        return loss
-    return RememberingLoss(loss, size=config.memory_size, dimension=config.embedding_dim)
 
 
 def fit(

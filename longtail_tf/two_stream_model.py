@@ -19,7 +19,8 @@ from longtail_tf import losses
 from longtail_tf.cosine_head import CosineHead, unit_vectors
 from longtail_tf.distribution import all_replicas, batch_norm
 from longtail_tf.errors import UserError
-from longtail_tf.head_terms import head_terms
+from longtail_tf.head_terms import head_terms, shared_head_loss
+from longtail_tf.losses.statistics import spread
 from longtail_tf.weight_average import WeightAverage
 
 layers = tf.keras.layers
@@ -224,8 +225,13 @@ class TwoStreamModel(tf.keras.Model):
             if "head" in streams:
                 head_loss = self._head_loss(streams["head"], neck_output[:num_head])
                 if self.classify_whole and "whole" in streams:
-                    head_loss = self._with_whole(
-                        head_loss, num_head, streams["whole"], neck_output[num_head:]
+                    head_loss = shared_head_loss(
+                        head_loss,
+                        num_head,
+                        self.classification_loss,
+                        self.head,
+                        labels=streams["whole"][1],
+                        neck_output=neck_output[num_head:],
                     )
                 loss += self.classification_weight * head_loss
             if "whole" in streams:
@@ -250,19 +256,6 @@ class TwoStreamModel(tf.keras.Model):
         self._means["head_accuracy"].update_state(tf.reduce_mean(tf.cast(right, tf.float32)))
         return loss
 
-    def _with_whole(
-        self, head_loss: tf.Tensor, num_head: Any, whole: Batch, neck_output: tf.Tensor
-    ) -> tf.Tensor:
-        """Mean classification loss over the head batch and the head-class images of the whole."""
-        labels = whole[1]
-        in_head = labels < self.num_head_classes
-        shared = tf.cast(tf.math.count_nonzero(in_head), tf.float32)
-        whole_loss = self.classification_loss(
-            tf.boolean_mask(labels, in_head), self.head(tf.boolean_mask(neck_output, in_head))
-        )
-        own = tf.cast(num_head, tf.float32)
-        return (own * head_loss + shared * whole_loss) / (own + shared)
-
     def _whole_loss(self, batch: Batch, features: tf.Tensor) -> tf.Tensor:
         _, labels, rows = batch[:3]
         if self.unit_features:
@@ -277,7 +270,7 @@ class TwoStreamModel(tf.keras.Model):
             distance_metric=self.distance_metric,
             source_rows=rows,
         )
-        statistics["spread"] = _spread(features)
+        statistics["spread"] = spread(features)
         self._means["whole_loss"].update_state(loss)
         for name, value in statistics.items():
             self._means[name].update_state(value)
@@ -304,9 +297,3 @@ def _batch_size(batch: Batch) -> Any:
     """A number where it is known when tracing: the losses choose their fastest way by it."""
     known = batch[0].shape[0]
     return tf.shape(batch[0])[0] if known is None else known
-
-
-def _spread(features: tf.Tensor) -> tf.Tensor:
-    """Root mean squared distance of the features from their mean: 0 when they have collapsed."""
-    centred = features - tf.reduce_mean(features, axis=0)
-    return tf.sqrt(tf.reduce_mean(tf.reduce_sum(tf.square(centred), axis=-1)))

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from longtail_tf import classifiers
-from longtail_tf.classifiers import RULES, Embedded, Recognizer, evaluate_rules, fit_recognizer
+from longtail_tf.classifiers import Embedded, Recognizer, evaluate_rules, fit_recognizer
 from longtail_tf.errors import UserError
 from longtail_tf.metrics import nearest_neighbours
 from longtail_tf.recognition import recognizer
 
+# The head below leaves classes out: the rules of a head of every class do not apply.
+RULES = classifiers.RULES[:5]
 COUNTS = np.array([150, 120, 60, 30, 12, 6, 3, 1])
 NUM_HEAD = 3
 

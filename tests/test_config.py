@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from longtail_tf.config import Config, resolve
+from longtail_tf.config import Config
+from longtail_tf.data_settings import resolve
 from longtail_tf.errors import UserError
 
 GOOD = dict(data="digits_lt", run_dir="runs/x", head_ratio=0.2)
@@ -27,6 +28,7 @@ def test_is_frozen():
         (dict(run_dir=""), "--run_dir is missing"),
         (dict(head_ratio=None), "no head rule is given.*--head_ratio"),
         (dict(head_min_count=20), "--head_min_count=20 and --head_ratio=0.2 are given together"),
+        (dict(head_auto=True), "--head_ratio=0.2 and --head_auto are given together"),
         (dict(head_all=True), "--head_ratio=0.2 and --head_all are given together"),
         (dict(images_per_class=1), "--images_per_class=1, but a triplet needs a positive"),
         (dict(classes_per_batch=1), "--classes_per_batch=1, but a triplet needs a negative"),
@@ -155,3 +157,15 @@ def test_images_per_class_may_follow_the_count_curve(quartile_count, num_classes
         quartile_count=quartile_count,
     )
     assert (config.classes_per_batch, config.images_per_class) == expected
+
+
+@pytest.mark.parametrize(("num_classes", "head"), [(2, "all"), (500, "all"), (501, "half")])
+def test_head_auto_takes_every_class_of_a_small_set_and_half_of_a_large_one(num_classes, head):
+    config = resolve(
+        Config(**{**GOOD, "head_ratio": None}, head_auto=True),
+        num_classes=num_classes,
+        image_shape=(8, 8, 1),
+        flip_is_valid=False,
+    )
+    assert not config.head_auto
+    assert (config.head_all, config.head_ratio) == ((True, None) if head == "all" else (False, 0.5))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
+import subprocess
 import sys
+import types
 
 import pytest
 
@@ -34,39 +37,114 @@ def test_python_use_runs_and_learns(capsys):
 def test_every_flagfile_parses():
     from longtail_tf import cli
     from longtail_tf.config import Config
+    from longtail_tf.methods import METHODS
 
     files = sorted(EXPERIMENTS.glob("*.flags"))
     assert files
     for path in files:
         cli.parse(Config, [f"--flagfile={path}", "--run_dir=x"])
-    methods = sorted((EXPERIMENTS / "scoreboard" / "methods").glob("*.flags"))
+    methods = [
+        f"--flagfile={path}" for path in (EXPERIMENTS / "scoreboard" / "methods").glob("*.flags")
+    ]
+    methods += [f"--method={name}" for name in METHODS if "head" not in name]
     for data in sorted((EXPERIMENTS / "scoreboard" / "data").glob("*.flags")):
         for method in methods:
-            cli.parse(Config, [f"--flagfile={data}", f"--flagfile={method}", "--run_dir=x"])
+            rule = [] if "flagfile" in method else ["--head_ratio=0.3"] * ("longtail" in method)
+            cli.parse(Config, [f"--flagfile={data}", method, *rule, "--run_dir=x"])
 
 
-def test_scoreboard_table(tmp_path, monkeypatch):
-    board = load("scoreboard/run")
-    results = tmp_path / "RESULTS.md"
-    results.write_text("# Results\n")
-    monkeypatch.setattr(board, "RESULTS", results)
+@pytest.fixture
+def board(monkeypatch):
+    """The scoreboard's scripts import each other as a script's neighbours do."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "scoreboard"))
+    return load("scoreboard/run")
+
+
+def finished(folder, *, rule, balanced, few=0.1, images=100, bytes_of=(3, "cross_entropy")):
+    """A run folder as a finished training leaves it."""
+    folder.mkdir(parents=True)
+    row = dict(all=balanced, balanced=balanced, many=balanced, medium=None, few=few)
+    evaluation = dict(
+        rules={"ncm": dict(row, balanced=0.1), rule: row},
+        inference_rule=rule,
+        images_seen=images,
+        provenance=dict(commit="abc", data_digest="d" * 64),
+    )
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    settings = dict(classification_loss=bytes_of[1], embedding_dim=8)
+    (folder / "config.json").write_text(json.dumps(dict(num_head=bytes_of[0], settings=settings)))
+    (folder / "cpu_seconds.json").write_text("12.5")
+
+
+def test_scoreboard_table(tmp_path, board):
     folders = {}
-    for seed, accuracy in ((0, 0.5), (1, 0.7)):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        row = dict(all=accuracy, balanced=accuracy, many=accuracy, medium=None, few=0.1)
-        evaluation = dict(
-            rules={"gated": row},
-            images_seen=100,
-            provenance=dict(commit="abc", data_digest="d" * 64),
-        )
-        (folder / "evaluation.json").write_text(json.dumps(evaluation))
-        settings = dict(classification_loss="cross_entropy")
-        (folder / "config.json").write_text(json.dumps(dict(num_head=3, settings=settings)))
-        (folder / "cpu_seconds.json").write_text("12.5")
-        folders["alternate", seed] = folder
+    for seed, (ours, theirs) in enumerate([(0.50, 0.40), (0.70, 0.66)]):
+        for name, value in (("longtail", ours), ("logit_adjusted", theirs)):
+            folders[name, seed] = tmp_path / name / str(seed)
+            rule = "gated" if name == "longtail" else "head_only"
+            finished(folders[name, seed], rule=rule, balanced=value)
+    folders["triplet", 0] = tmp_path / "triplet" / "0"
+    finished(
+        folders["triplet", 0], rule="ncm2", balanced=0.2, images=96, bytes_of=(3, "none"), few=None
+    )
+    folders["triplet", 1] = tmp_path / "not yet"
+    results = tmp_path / "RESULTS.md"
     for _ in range(2):  # writing again replaces
-        board.write_table("digits", folders)
+        board.table.write("digits", folders, results=results, command="x.py")
     text = results.read_text()
-    assert text.count("| alternate | gated | 60.0 ± 14.1 |") == 1
-    assert "| - | 10.0 ± 0.0 | 3 | 12 |" in text and "commit abc" in text
+    # Two seeds: t = 12.706, s = 0.1 * sqrt(2), half = t * s / sqrt(2) = 127.06 points.
+    assert text.count("| longtail | gated * | 60.0 ± 127.1 |") == 1
+    # Differences 10 and 4: mean 7, half = 12.706 * 3.
+    assert "| 60.0 ± 127.1 | +7.0 (-31.1 to +45.1) | 60.0 ± 127.1 |" in text
+    assert "| logit_adjusted | head_only * | 53.0 ± 165.2 | - |" in text
+    assert "| triplet | ncm2 * | 20.0 | -20.0 | 20.0 | 20.0 | - | - | 96 | 12 | 0 |" in text
+    assert "| - | 10.0 ± 0.0 | 100 | 12 | 96 | dddddddd |" in text and "commit abc" in text
+    assert text.count("`x.py`") == 1
+    assert (tmp_path / "scoreboard" / "plots" / "digits.png").stat().st_size > 1000
+
+
+def test_scoreboard_runs_what_is_missing_once(tmp_path, board, monkeypatch):
+    calls = []
+
+    def popen(command, **_):
+        calls.append(command)
+        folder = next(word.split("=", 1)[1] for word in command if word.startswith("--run_dir"))
+        finished(board.pathlib.Path(folder), rule="head_only", balanced=0.5)
+        return subprocess.Popen([sys.executable, "-c", "pass"])
+
+    monkeypatch.setattr(board, "subprocess", types.SimpleNamespace(Popen=popen))
+    config = board.ScoreboardConfig(
+        methods="ce,crt,longtail",
+        seeds=2,
+        images=720,
+        flags="--warmup_steps=1",
+        runs=str(tmp_path / "runs"),
+        results=str(tmp_path / "RESULTS.md"),
+    )
+    interrupted = tmp_path / "runs" / "digits" / "longtail" / "1"
+    interrupted.mkdir(parents=True)  # stopped before it wrote its settings
+    board.run(config)
+    assert len(calls) == 4  # cRT is a rule of the ce runs
+    assert {word for call in calls for word in call if word.startswith("--steps")} == {
+        "--steps=22",  # of ce: 720 / 32
+        "--steps=10",  # of both streams: 720 / (32 + 40)
+    }
+    assert all("--warmup_steps=1" in call for call in calls)
+    board.run(config)
+    assert len(calls) == 4
+
+
+def test_scoreboard_tells_what_failed_and_what_is_unknown(tmp_path, board, monkeypatch):
+    from longtail_tf.errors import UserError
+
+    def popen(command, **_):
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
+
+    monkeypatch.setattr(board, "subprocess", types.SimpleNamespace(Popen=popen))
+    config = board.ScoreboardConfig(methods="ce", seeds=1, runs=str(tmp_path))
+    with pytest.raises(UserError, match="1 trainings failed .*ce/0.*: the .log beside each"):
+        board.run(config)
+    with pytest.raises(UserError, match="--data=x: expected some of digits"):
+        board.run(dataclasses.replace(config, data="x"))
+    with pytest.raises(UserError, match="--methods=x: expected some of head_ce, .*logit_adjusted"):
+        board.run(dataclasses.replace(config, methods="x"))

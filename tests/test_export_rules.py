@@ -11,22 +11,24 @@ import tensorflow as tf
 from longtail_tf.classifiers import Recognizer
 from longtail_tf.errors import UserError
 from longtail_tf.exporting.rule_head import GRAPH_RULES, RuleHead, prototype_table, unit_rows
+from longtail_tf.recognition.names import ALL_CLASS_RULES
 
 CLASSES, HEAD, DIM = 7, 3, 5
+OF_EVERY_CLASS = ("adjusted_offsets", "tau_norm_scales", "lws_scales", "crt_kernel", "crt_bias")
 
 
 def unit(rows):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def recognizer_of(seed, *, several=False, center=False, bias=False, gate_weight=0.3):
+def recognizer_of(seed, *, several=False, center=False, bias=False, gate_weight=0.3, head=HEAD):
     rng = np.random.default_rng(seed)
     owners = np.arange(CLASSES)
     if several:
         owners = np.sort(np.concatenate([owners, rng.integers(0, CLASSES, 6)]))
     return Recognizer(
         num_classes=CLASSES,
-        num_head=HEAD,
+        num_head=head,
         class_counts=np.arange(CLASSES, 0, -1),
         prototypes=unit(rng.normal(size=(len(owners), DIM))),
         prototype_classes=owners.astype(np.int32),
@@ -36,6 +38,11 @@ def recognizer_of(seed, *, several=False, center=False, bias=False, gate_weight=
         prototype_bias=rng.normal(0, 0.1, len(owners)).astype(np.float32) if bias else None,
         linear_kernel=rng.normal(size=(DIM, CLASSES)).astype(np.float32),
         linear_bias=rng.normal(size=CLASSES).astype(np.float32),
+        **{
+            name: rng.normal(size=(DIM, CLASSES) if name == "crt_kernel" else CLASSES).astype("f4")
+            for name in OF_EVERY_CLASS
+            if head == CLASSES
+        },
     )
 
 
@@ -47,11 +54,12 @@ def recognizer_of(seed, *, several=False, center=False, bias=False, gate_weight=
     ids=str,
 )  # fmt: skip
 def test_scores_are_those_of_the_recognizer(rule, options):
+    num_head = CLASSES if rule in ALL_CLASS_RULES else HEAD
     for seed in range(10):
-        recognizer = recognizer_of(seed, **options)
+        recognizer = recognizer_of(seed, head=num_head, **options)
         rng = np.random.default_rng(seed + 100)
         embeddings = unit(rng.normal(size=(20, DIM)))
-        logits = rng.normal(0, 3, size=(20, HEAD)).astype(np.float32)
+        logits = rng.normal(0, 3, size=(20, num_head)).astype(np.float32)
         head = RuleHead(recognizer, rule=rule)
         expected = recognizer.scores(rule, embeddings, logits)
         given = tf.constant(logits) if head.needs_head_logits else None
@@ -104,3 +112,6 @@ def test_rules_that_cannot_be_exported_are_refused():
         RuleHead(dataclasses.replace(recognizer, linear_kernel=None), rule="linear")
     with pytest.raises(UserError, match="head_only needs a head classifier"):
         RuleHead(dataclasses.replace(recognizer, num_head=0), rule="head_only")
+    for rule in ALL_CLASS_RULES:
+        with pytest.raises(UserError, match=f"{rule} was not fitted in this run: .*--head_all"):
+            RuleHead(recognizer, rule=rule)

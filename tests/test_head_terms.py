@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from longtail_tf import losses
-from longtail_tf.config import Config, resolve
+from longtail_tf.config import Config
+from longtail_tf.data_settings import resolve
 from longtail_tf.datasets import load_index
 from longtail_tf.head_terms import MEASURED_IMAGES, SampledCrossEntropy, head_terms
 from longtail_tf.losses.partial import sample_classes

@@ -36,7 +36,7 @@ def test_gradient_by_finite_differences(rng):
     vectors, labels = case(0, [9, 4, 2, 1])
     weights = rng.normal(size=(13, 4)).astype(np.float32)
     log_prior = np.log(np.array([9, 4, 2, 1]) / 16).astype(np.float32)
-    got = linear_refit._gradient(weights, vectors, labels, log_prior)
+    got = linear_refit.softmax_gradient(weights, vectors, labels, log_prior)
     for row, column in [(0, 0), (3, 1), (7, 2), (11, 3), (12, 0), (12, 3)]:
         step = np.zeros(weights.shape)
         step[row, column] = 1e-5

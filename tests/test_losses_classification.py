@@ -197,6 +197,23 @@ def test_margins_and_offsets():
     np.testing.assert_allclose(offsets, 2 * np.log([0.6, 0.3, 0.1]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "ldam"])
+def test_deferred_weights_begin_at_their_step(name):
+    """Cao 2019, section 3.3: effective-number weights, 1 on average over the training images."""
+    beta, images = 0.9999, sum(COUNTS)
+    raw = [(1.0 - beta) / (1.0 - beta**count) for count in COUNTS]
+    usual = sum(count * weight for count, weight in zip(COUNTS, raw)) / images
+    step = tf.Variable(6, dtype=tf.int64)
+    loss = tf.function(made(name, reweight_from=7, step=step))
+    logits = some_logits(4).astype(np.float32)
+    assert float(loss(LABELS, logits)) == pytest.approx(float(made(name)(LABELS, logits)), rel=1e-6)
+    step.assign(7)
+    each = [float(made(name)([y], logits[i : i + 1])) for i, y in enumerate(LABELS)]
+    expected = sum(raw[y] / usual * one for y, one in zip(LABELS, each)) / len(LABELS)
+    assert float(loss(LABELS, logits)) == pytest.approx(expected, rel=1e-5)
+    assert not np.isclose(expected, np.mean(each), rtol=0.1)
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 

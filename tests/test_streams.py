@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from longtail_tf import streams
-from longtail_tf.config import Config, resolve
+from longtail_tf.config import Config
+from longtail_tf.data_settings import resolve
 from longtail_tf.datasets import load_index
 from longtail_tf.errors import UserError
 from tests import fakes
@@ -40,13 +41,13 @@ def test_head_size(index, rule, size):
 
 
 def test_the_head_stream_holds_head_rows_only(index):
-    for sampling in ("random", "pk"):
+    for sampling in ("random", "pk", "balanced"):
         sampler = streams.head_sampler(
             config(index, head_sampling=sampling, head_batch_size=6), index.train, num_head=3
         )
         labels = np.concatenate([index.train.labels[sampler.batch(step)] for step in range(20)])
         assert set(labels) == {0, 1, 2}
-        if sampling == "pk":
+        if sampling != "random":
             assert (np.bincount(labels) == 40).all()
             assert sampler.describe()["classes"] == 3
 

@@ -215,8 +215,21 @@ def stop_at(step, monkeypatch):
         dict(metric_loss="none"),
         dict(classification_loss="none", head_num_classes=None),
         dict(memory_size=20, head_sampled_classes=2),
+        dict(metric_loss="none", reweight_from=0.5),
+        dict(metric_loss="none", head_sampling="balanced"),
+        dict(schedule="joint", classify_whole=True, metric_loss="prototype", weight_average=0.9),
     ],
-    ids=["alternate", "joint", "head_first_adamw", "head_alone", "whole_alone", "memory_sampled"],
+    ids=[
+        "alternate",
+        "joint",
+        "head_first_adamw",
+        "head_alone",
+        "whole_alone",
+        "memory_sampled",
+        "reweighted",
+        "balanced",
+        "shared_prototypes_averaged",
+    ],
 )
 def test_resume_gives_the_same_bits_as_an_uninterrupted_run(tmp_path, monkeypatch, changes):
     steps = dict(steps=6, checkpoint_every=100, eval_every=0)

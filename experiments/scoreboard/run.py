@@ -1,38 +1,53 @@
-"""Runs {method} x {data set} x {seed} at equal images seen and writes the table.
+"""Runs {method} x {data set} x {seed} at equal images seen, then writes tables and plots.
 
     python experiments/scoreboard/run.py --data=digits,fashion --seeds=3
+    python experiments/scoreboard/run.py --data=digits --methods=ce,crt,longtail --jobs=2
     python experiments/scoreboard/run.py --data=digits --table_only
 
-Methods and data sets are flagfiles beside this script. A finished run is not run again, and one
-that was stopped goes on from its checkpoint. The table goes into experiments/RESULTS.md between the
-markers of its data set.
+A data set is a flagfile in data/. A method is a flagfile in methods/, or else the name of a
+--method preset. A finished run is not run again, and one that was stopped goes on from its
+checkpoint. Methods that train alike and differ in the inference rule alone share a training: each
+run is evaluated by every rule that applies. The tables go into experiments/RESULTS.md between the
+markers of their data set, the plots into plots/.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
-import resource
+import shutil
 import subprocess
 import sys
 
-import numpy as np
+import table
 
-from longtail_tf import cli
+from longtail_tf import cli, methods
 from longtail_tf.config import Config
+from longtail_tf.data_settings import resolve
+from longtail_tf.datasets import load_index
 from longtail_tf.errors import UserError
 from longtail_tf.run_folder import write_atomically
 from longtail_tf.settings import setting
 
 HERE = pathlib.Path(__file__).resolve().parent
-RESULTS = HERE.parent / "RESULTS.md"
-IMAGES = {"digits": 43_200, "fashion": 144_000, "clothing": 72_000, "omniglot": 96_000}
-METHODS = ("alternate", "joint", "head_ce", "all_ce", "triplet")
-RULES = ("gated", "ncm", "knn", "linear", "head_only")
-BANDS = ("all", "balanced", "many", "medium", "few")
+# Images seen by every method, repeats included.
+IMAGES = {
+    "digits": 43_200,
+    "fashion": 48_000,
+    "fashion10": 48_000,
+    "clothing": 48_000,
+    "grocery": 40_000,
+    "omniglot": 64_000,
+    "cifar10": 347_200,
+    "cifar100": 307_200,
+}
+METHODS = (
+    *("longtail", "longtail_plus", "joint", "logit_adjusted", "ce", "head_ce", "triplet"),
+    *("ce_triplet", "supcon_ce", "balanced_sampling", "class_balanced", "focal", "ldam_drw"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,119 +55,151 @@ class ScoreboardConfig:
     """Settings of one call."""
 
     data: str = setting("digits", "Data sets, comma-separated: " + ", ".join(IMAGES) + ".")
-    methods: str = setting(",".join(METHODS), "Methods, comma-separated.")
+    methods: str = setting(
+        ",".join(METHODS), "Methods, comma-separated: flagfiles in methods/ or --method presets."
+    )
     seeds: int = setting(3, "Seeds 0 .. seeds - 1 of each.")
+    images: int = setting(
+        0,
+        "Images seen by every method; 0: each data set's own number. Another number wants "
+        "another --runs.",
+        unit="images",
+    )
+    flags: str = setting("", "Further flags of every training, separated by blanks.")
+    jobs: int = setting(1, "Trainings at a time, of one thread each.")
     runs: str = setting("runs/scoreboard", "Where the run folders go.")
-    table_only: bool = setting(False, "Train nothing: write the table from the runs there are.")
+    results: str = setting("experiments/RESULTS.md", "The file that the tables go into.")
+    table_only: bool = setting(False, "Train nothing: write the tables from the runs there are.")
 
 
 def run(config: ScoreboardConfig) -> None:
-    """Trains what is missing, then writes the tables."""
+    """Trains what is missing, then writes the tables.
+
+    Raises:
+      UserError: an unknown data set or method; trainings that failed, after all others are done.
+    """
+    failed = []
     for data in config.data.split(","):
         if data not in IMAGES:
             raise UserError(f"--data={data}: expected some of {', '.join(IMAGES)}.")
+        names = list(dict.fromkeys(trained_as(name) for name in config.methods.split(",")))
         folders = {
-            (method, seed): pathlib.Path(config.runs) / data / method / str(seed)
-            for method in config.methods.split(",")
+            (name, seed): pathlib.Path(config.runs) / data / name / str(seed)
             for seed in range(config.seeds)
+            for name in names
         }
         if not config.table_only:
-            for place, ((method, seed), folder) in enumerate(folders.items()):
-                print(f"[{place + 1}/{len(folders)}] {data} {method} seed {seed}", flush=True)
-                train(data, method, seed, folder)
-        write_table(data, folders)
+            failed += train_all(config, data, folders)
+        command = f"python experiments/scoreboard/run.py --data={data} --seeds={config.seeds}"
+        text = table.write(data, folders, results=pathlib.Path(config.results), command=command)
+        print(text)
+    if failed:
+        raise UserError(
+            f"{len(failed)} trainings failed ({', '.join(failed)}): the .log beside each says why; "
+            "run this again to go on."
+        )
 
 
-def train(data: str, method: str, seed: int, folder: pathlib.Path) -> None:
-    """One run in a process of its own; its CPU seconds go beside its evaluation."""
-    if (folder / "cpu_seconds.json").exists():
-        return
+def train_all(config: ScoreboardConfig, data: str, folders: dict) -> list[str]:
+    """Trains what is missing of one data set, `jobs` at a time; returns the folders that failed."""
+
+    def one(key: tuple[str, int]) -> bool:
+        return train(config, data, *key, folders[key])
+
+    with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
+        done = pool.map(one, folders)
+        return [str(folders[key]) for key, fine in zip(folders, done) if not fine]
+
+
+def method_flags(name: str) -> list[str]:
+    """The flags of a method.
+
+    Raises:
+      UserError: neither a flagfile nor a preset has this name.
+    """
+    file = HERE / "methods" / f"{name}.flags"
+    if file.exists():
+        return [f"--flagfile={file}"]
+    if name not in methods.METHODS:
+        files = sorted(path.stem for path in (HERE / "methods").glob("*.flags"))
+        known = dict.fromkeys([*files, *methods.METHODS])
+        raise UserError(f"--methods={name}: expected some of {', '.join(known)}.")
+    return [f"--method={name}"]
+
+
+def trained_as(name: str) -> str:
+    """The method whose training serves for `name`: the first that differs in the rule alone."""
+    method_flags(name)
+    if (HERE / "methods" / f"{name}.flags").exists():
+        return name
+
+    def training(preset: str) -> dict:
+        return {**methods.preset(preset), "inference_rule": None}
+
+    files = {path.stem for path in (HERE / "methods").glob("*.flags")}
+    alike = [
+        other
+        for other in methods.METHODS
+        if other not in files and training(other) == training(name)
+    ]
+    return alike[0]
+
+
+def train(config: ScoreboardConfig, data: str, name: str, seed: int, folder: pathlib.Path) -> bool:
+    """One run in a process of its own; its CPU seconds go beside it. Returns whether it is done."""
+    if (folder / "evaluation.json").exists():
+        return True
+    print(f"{data} {name} seed {seed}", flush=True)
     flags = [
         f"--flagfile={HERE / 'data' / data}.flags",
-        f"--flagfile={HERE / 'methods' / method}.flags",
+        *method_flags(name),
         f"--seed={seed}",
         "--eval_every=0",
         "--threads=1",
         f"--run_dir={folder}",
+        *config.flags.split(),
     ]
-    images_per_step = cli.parse(Config, flags).images_per_step
-    command = [
-        sys.executable,
-        "-m",
-        "longtail_tf.train",
-        *flags,
-        f"--steps={round(IMAGES[data] / images_per_step)}",
-    ]
-    command += ["--resume"] * (folder / "config.json").exists()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    steps = steps_for(config.images or IMAGES[data], with_data(cli.parse(Config, flags)))
+    command = [sys.executable, "-m", "longtail_tf.train", *flags, f"--steps={steps}"]
+    if (folder / "config.json").exists():
+        command.append("--resume")
+    elif folder.exists():  # stopped before it wrote its settings: nothing to go on from
+        shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".log"), "a") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    write_atomically(folder / "cpu_seconds.json", json.dumps(round(seconds, 1)))
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        # The usage of this child alone, whatever runs beside it.
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if folder.exists():
+        _add_seconds(folder / "cpu_seconds.json", usage.ru_utime + usage.ru_stime)
+    return process.returncode == 0
 
 
-def write_table(data: str, folders: dict) -> None:
-    """The Markdown table of one data set, into RESULTS.md between its markers."""
-    evaluations = {
-        key: json.loads((folder / "evaluation.json").read_text())
-        for key, folder in folders.items()
-        if (folder / "evaluation.json").exists()
-    }
-    if not evaluations:
-        return
-    seeds = sorted({seed for _, seed in evaluations})
-    first = next(iter(evaluations.values()))
-    lines = [
-        "| trained with | rule | " + " | ".join(BANDS) + " | head outputs | CPU s |",
-        "|---|---|" + "---|" * (len(BANDS) + 2),
-    ]
-    for method in dict.fromkeys(method for method, _ in evaluations):
-        mine = {seed: evaluations[method, seed] for seed in seeds if (method, seed) in evaluations}
-        cpu = [
-            json.loads((folders[method, seed] / "cpu_seconds.json").read_text())
-            for seed in mine
-            if (folders[method, seed] / "cpu_seconds.json").exists()
-        ]
-        head = json.loads((folders[method, min(mine)] / "config.json").read_text())
-        outputs = head["num_head"] * (head["settings"]["classification_loss"] != "none")
-        for rule in RULES:
-            rows = [each["rules"][rule] for each in mine.values() if rule in each["rules"]]
-            if rows:
-                cells = [spread([row[band] for row in rows]) for band in BANDS]
-                lines.append(
-                    f"| {method} | {rule} | {' | '.join(cells)} | {outputs} | "
-                    f"{np.mean(cpu) if cpu else 0:.0f} |"
-                )
-    commits = sorted({each["provenance"]["commit"] for each in evaluations.values()})
-    digest = first["provenance"]["data_digest"][:12]
-    seen = sorted({each["images_seen"] for each in evaluations.values()})
-    images = f"{seen[0]:,}" if len(seen) == 1 else f"{seen[0]:,} to {seen[-1]:,}"
-    head = (
-        f"{datetime.date.today()}, commit {', '.join(commits)}, data digest {digest}, seeds "
-        f"{', '.join(map(str, seeds))}, {images} images seen, one thread of "
-        f"{os.cpu_count()} cores (shared), last step. Percent, mean ± standard deviation over "
-        "seeds.\n\n"
-        f"`python experiments/scoreboard/run.py --data={data} --seeds={len(seeds)}`\n\n"
+def with_data(settings: Config) -> Config:
+    """The settings as training will resolve them: the data set decides on batches too."""
+    index = load_index(
+        settings.data, val_per_class=settings.val_per_class, split_seed=settings.split_seed
     )
-    start, end = f"<!-- scoreboard {data} -->", f"<!-- end {data} -->"
-    text = RESULTS.read_text()
-    if start not in text:
-        text += f"\n### {data}\n\n{start}\n{end}\n"
-    before, rest = text.split(start)
-    write_atomically(
-        RESULTS, f"{before}{start}\n{head}" + "\n".join(lines) + f"\n{end}{rest.split(end)[1]}"
+    return resolve(
+        settings,
+        num_classes=index.num_classes,
+        image_shape=index.image_shape,
+        flip_is_valid=index.flip_is_valid,
+        quartile_count=index.quartile_count,
     )
-    print("\n".join(lines))
 
 
-def spread(values: list) -> str:
-    """mean ± standard deviation, in percent; - for an empty band."""
-    if any(value is None for value in values):
-        return "-"
-    deviation = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.1f}{deviation}"
+def steps_for(images: int, settings: Config) -> int:
+    """Train steps of resolved settings that see about so many images, both streams together."""
+    alone = settings.head_only_steps
+    return alone + round((images - alone * settings.head_batch_size) / settings.images_per_step)
+
+
+def _add_seconds(path: pathlib.Path, seconds: float) -> None:
+    """Adds to what earlier parts of a resumed run took."""
+    before = json.loads(path.read_text()) if path.exists() else 0.0
+    write_atomically(path, json.dumps(round(before + seconds, 1)))
 
 
 if __name__ == "__main__":

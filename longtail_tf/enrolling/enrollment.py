@@ -18,6 +18,7 @@ from longtail_tf.metrics.array_checks import unit_rows
 
 RECORD_FILE = "enrollment.json"
 CLEAR_RATIO = 2.0
+_OF_EVERY_CLASS = ("adjusted_offsets", "tau_norm_scales", "lws_scales", "crt_kernel", "crt_bias")
 
 
 class Resemblance(NamedTuple):
@@ -31,7 +32,8 @@ class Resemblance(NamedTuple):
 def add_class(recognizer: Recognizer, embeddings: np.ndarray) -> Recognizer:
     """Returns the recognizer with one more class, id C, from embeddings float32 [n, D].
 
-    The linear classifier is dropped: it would need a new fit.
+    The linear classifier and the rules of a head of every class are dropped: they would need a new
+    fit.
     """
     return _with_class(recognizer, recognizer.num_classes, embeddings)
 
@@ -50,6 +52,9 @@ def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
             "linear_kernel": np.delete(recognizer.linear_kernel, class_id, axis=1),
             "linear_bias": np.delete(recognizer.linear_bias, class_id),
         }
+    for name in _OF_EVERY_CLASS:
+        if getattr(recognizer, name) is not None:
+            linear[name] = np.delete(getattr(recognizer, name), class_id, axis=-1)
     gallery: dict[str, Any] = {}
     if recognizer.gallery is not None and recognizer.gallery_labels is not None:
         rows = recognizer.gallery_labels != class_id
@@ -161,14 +166,12 @@ def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -
     counts = np.append(recognizer.class_counts, 0)[: max(class_id + 1, recognizer.num_classes)]
     counts[class_id] = len(embeddings)
     biases = _taken(recognizer.prototype_bias, keep)
-    gallery: dict[str, Any] = {}
+    others: dict[str, Any] = dict.fromkeys(_OF_EVERY_CLASS)
     if recognizer.gallery is not None and recognizer.gallery_labels is not None:
         rows = recognizer.gallery_labels != class_id
         labels = np.full(len(embeddings), class_id, recognizer.gallery_labels.dtype)
-        gallery = {
-            "gallery": np.concatenate([recognizer.gallery[rows], embeddings]),
-            "gallery_labels": np.concatenate([recognizer.gallery_labels[rows], labels]),
-        }
+        others["gallery"] = np.concatenate([recognizer.gallery[rows], embeddings])
+        others["gallery_labels"] = np.concatenate([recognizer.gallery_labels[rows], labels])
     return dataclasses.replace(
         recognizer,
         num_classes=len(counts),
@@ -178,7 +181,7 @@ def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -
         prototype_bias=None if biases is None else np.insert(biases, at, bias),
         linear_kernel=None,
         linear_bias=None,
-        **gallery,
+        **others,
     )
 
 

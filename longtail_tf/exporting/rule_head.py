@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
+from longtail_tf.recognition.names import ALL_CLASS_RULES, HEAD_LOGIT_RULES
 
-GRAPH_RULES = ("ncm", "gated", "linear", "head_only")
+GRAPH_RULES = ("ncm", "gated", "linear", "head_only", *ALL_CLASS_RULES)
 NEVER = -1e9  # score of a class that the rule cannot name
 
 
@@ -47,14 +48,17 @@ class RuleHead(tf.Module):
         table = prototype_table(np.asarray(recognizer.prototype_classes), self.num_classes)
         one_each = np.array_equal(table[:, 0], np.arange(len(recognizer.prototypes)))
         self.table = None if one_each else tf.Variable(table, trainable=False, name="table")
-        if rule == "linear":
-            self.linear_kernel = _constant(recognizer.linear_kernel, "linear_kernel")
-            self.linear_bias = _constant(recognizer.linear_bias, "linear_bias")
+        if rule in ("linear", "crt"):
+            kernel, bias = recognizer.linear_classifier(rule)
+            self.linear_kernel = _constant(kernel, "linear_kernel")
+            self.linear_bias = _constant(bias, "linear_bias")
+        scales, offsets = recognizer.head_correction(rule)
+        self.scales, self.offsets = _optional(scales, "scales"), _optional(offsets, "offsets")
 
     @property
     def needs_head_logits(self) -> bool:
         """Whether scores depend on the head classifier."""
-        return self.rule == "head_only" or (self.rule == "gated" and self.gate_weight != 0.0)
+        return self.rule in HEAD_LOGIT_RULES or (self.rule == "gated" and self.gate_weight != 0.0)
 
     def prototype_scores(self, embedding: tf.Tensor) -> tf.Tensor:
         """Cosine [N, C] of unit embeddings [N, D] to each class's nearest prototype."""
@@ -69,11 +73,14 @@ class RuleHead(tf.Module):
 
     def scores(self, embedding: tf.Tensor, head_logits: tf.Tensor | None) -> tf.Tensor:
         """Calibrated logits [N, C] of unit embeddings [N, D] and head logits [N, H]."""
-        if self.rule == "linear":
+        if self.rule in ("linear", "crt"):
             raw = tf.matmul(embedding, self.linear_kernel) + self.linear_bias
         elif self.rule == "head_only":
             missing = [[0, 0], [0, self.num_classes - self.num_head]]
             raw = tf.pad(tf.nn.log_softmax(head_logits, axis=-1), missing, constant_values=NEVER)
+        elif self.rule in HEAD_LOGIT_RULES:
+            raw = head_logits if self.scales is None else head_logits * self.scales
+            raw = raw if self.offsets is None else raw + self.offsets
         else:
             raw = self.prototype_scores(embedding)
             if self.needs_head_logits:
@@ -125,6 +132,12 @@ def check_rule(recognizer: Any, rule: str) -> None:
         raise UserError(
             "--inference_rule=head_only needs a head classifier, and this run has no head stream: "
             "choose --inference_rule=ncm."
+        )
+    if rule in ALL_CLASS_RULES and rule not in recognizer.available_rules():
+        raise UserError(
+            f"--inference_rule={rule} was not fitted in this run: it needs a head classifier of "
+            "every class (--head_all) that is not corrected in the same way already; choose "
+            "another rule."
         )
 
 

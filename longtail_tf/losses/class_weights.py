@@ -58,6 +58,18 @@ def effective_number_weights(class_counts: Any, *, beta: float = 0.9999) -> np.n
     return (weights / weights.mean()).astype(np.float32)
 
 
+def deferred_weights(class_counts: Any, *, beta: float = 0.9999) -> np.ndarray:
+    """Effective-number weights, scaled to a mean of 1 over the training images; float32 [H].
+
+    Cao 2019 (arXiv:1906.07413), section 3.3. The authors' code divides by the sum of the weights of
+    a batch; this divides by what that sum is on average, so that the loss keeps its size, and the
+    parts of a batch on several replicas add up to the whole.
+    """
+    weights = effective_number_weights(class_counts, beta=beta).astype(np.float64)
+    share = checked_counts(class_counts, "reweight_from")
+    return (weights / np.average(weights, weights=share)).astype(np.float32)
+
+
 def ldam_margins(class_counts: Any, *, max_margin: float = 0.5) -> np.ndarray:
     """Margins proportional to count ** -1/4, the largest `max_margin`; cosines, float32 [H].
 

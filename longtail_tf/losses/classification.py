@@ -27,6 +27,8 @@ def classification_loss(
     gamma: float = 2.0,
     max_margin: float = 0.5,
     scale: Any = 16.0,
+    reweight_from: Optional[int] = None,
+    step: Any = None,
 ) -> Callable[[Any, Any], tf.Tensor]:
     """Returns a classification loss with its settings filled in.
 
@@ -53,6 +55,9 @@ def classification_loss(
       gamma: of focal, at least 0; 0 is cross entropy.
       max_margin: of ldam, the rarest class's margin, a cosine.
       scale: of ldam, logits per cosine: a number above 0, or a scalar tensor or variable.
+      reweight_from: the step from which on every image counts by its class's
+        `class_weights.deferred_weights` (Cao 2019, algorithm 1); None: never.
+      step: scalar variable that holds the number of steps done; read at every call.
 
     Returns:
       Function (labels int [B], logits [B, H]) -> float32 scalar, the mean over the batch (of the
@@ -95,10 +100,16 @@ def classification_loss(
             scale=scale,
         )
 
+    late = None if reweight_from is None else class_weights.deferred_weights(class_counts)
+
     def loss(labels: Any, logits: Any) -> tf.Tensor:
         labels, logits = _checked(labels, logits, num_classes)
         size = tf.maximum(tf.cast(tf.shape(logits)[0], tf.float32), 1.0)
-        return tf.reduce_sum(each(labels, logits)) / size
+        losses = each(labels, logits)
+        if late is not None:
+            begun = tf.cast(step, tf.int64) >= reweight_from
+            losses *= tf.where(begun, tf.gather(late, labels), 1.0)
+        return tf.reduce_sum(losses) / size
 
     return loss
 

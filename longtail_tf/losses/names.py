@@ -35,6 +35,9 @@ CLASSIFICATION_LOSSES = (
     "ldam",
 )
 
+# Of the classification losses, those that make up for a class's number of images.
+BALANCING_LOSSES = ("logit_adjusted", "class_balanced")
+
 # Of the classification losses, those for which evenly smoothed labels make sense.
 SMOOTHABLE_LOSSES = ("cross_entropy", "class_balanced")
 

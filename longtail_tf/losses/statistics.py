@@ -59,3 +59,9 @@ def triplet_statistics(
         "positive_distance": tf.reduce_sum(tf.where(positive, distances, 0.0)) / positives,
         "negative_distance": tf.reduce_sum(tf.where(negative, distances, 0.0)) / negatives,
     }
+
+
+def spread(features: tf.Tensor) -> tf.Tensor:
+    """Root mean squared distance of the features from their mean: 0 when they have collapsed."""
+    centred = features - tf.reduce_mean(features, axis=0)
+    return tf.sqrt(tf.reduce_mean(tf.reduce_sum(tf.square(centred), axis=-1)))

@@ -83,6 +83,14 @@ def head_only_scores(head_logits: np.ndarray, num_classes: int) -> np.ndarray:
     return scores
 
 
+def corrected_scores(
+    head_logits: np.ndarray, scales: np.ndarray | None, offsets: np.ndarray | None
+) -> np.ndarray:
+    """Returns head logits [N, C] of every class times `scales` plus `offsets`, [C] or None."""
+    scores = head_logits if scales is None else head_logits * scales
+    return scores if offsets is None else scores + offsets
+
+
 def vote_weights(
     similarities: np.ndarray, neighbour_classes: np.ndarray, counts: np.ndarray, power: float
 ) -> np.ndarray:

@@ -79,11 +79,11 @@ def fit_linear(
         order = rng.permutation(len(labels))
         for step in range(steps):
             rows = order[step * batch : (step + 1) * batch]
-            gradient = _gradient(weights, embeddings[rows], labels[rows], log_prior)
+            gradient = softmax_gradient(weights, embeddings[rows], labels[rows], log_prior)
             gradient += np.float32(PULL) * (weights - start)
             count = (epoch - 1) * steps + step
             rate = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * count / (epochs * steps)))
-            _adam(weights, gradient, first, second, rate, count + 1)
+            adam_step(weights, gradient, first, second, rate, count + 1)
         if val is None or best is None:
             kept, kept_epoch = weights, epoch
             continue
@@ -95,7 +95,7 @@ def fit_linear(
     return LinearFit(kept[:-1].copy(), kept[-1].copy(), kept_epoch, best)
 
 
-def _gradient(
+def softmax_gradient(
     weights: np.ndarray, embeddings: np.ndarray, labels: np.ndarray, log_prior: np.ndarray
 ) -> np.ndarray:
     """Gradient of the mean logit-adjusted cross entropy, [D + 1, C]."""
@@ -109,7 +109,7 @@ def _gradient(
     return np.concatenate([embeddings.T @ share, share.sum(axis=0, keepdims=True)])
 
 
-def _adam(
+def adam_step(
     weights: np.ndarray,
     gradient: np.ndarray,
     first: np.ndarray,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,14 +14,15 @@ from longtail_tf.metrics.calibration import log_softmax
 from longtail_tf.metrics.nearest_neighbours import nearest_neighbours, top_k
 from longtail_tf.recognition.array_record import load_record, save_record
 from longtail_tf.recognition.inference_rules import (
+    corrected_scores,
     gated_scores,
     head_only_scores,
     prototype_scores,
     vote_scores,
     vote_weights,
 )
+from longtail_tf.recognition.names import HEAD_LOGIT_RULES, RULES
 
-RULES = ("ncm", "knn", "gated", "linear", "head_only")
 FORMAT_VERSION = 1
 _CHUNK_CELLS = 8 << 20  # images x classes scored at once: 32 MB of float32, a few in flight
 
@@ -52,6 +53,12 @@ class Recognizer:
       prototype_bias: float32 [M], added to the products (plain means); None: none.
       linear_kernel: float32 [D, C]; None: rule `linear` was not fitted.
       linear_bias: float32 [C].
+      adjusted_offsets: float32 [C], added to head logits in `head_adjusted`; None, here and below:
+        that rule was not fitted.
+      tau_norm_scales: float32 [C], factors of head logits in `tau_norm`.
+      lws_scales: float32 [C], factors of head logits in `lws`.
+      crt_kernel: float32 [D, C] of `crt`.
+      crt_bias: float32 [C].
       gallery: float32 [G, D], training embeddings; None: rule `knn` was not fitted.
       gallery_labels: int32 [G].
       neighbours: k of `knn`.
@@ -70,6 +77,11 @@ class Recognizer:
     prototype_bias: np.ndarray | None = None
     linear_kernel: np.ndarray | None = None
     linear_bias: np.ndarray | None = None
+    adjusted_offsets: np.ndarray | None = None
+    tau_norm_scales: np.ndarray | None = None
+    lws_scales: np.ndarray | None = None
+    crt_kernel: np.ndarray | None = None
+    crt_bias: np.ndarray | None = None
     gallery: np.ndarray | None = None
     gallery_labels: np.ndarray | None = None
     neighbours: int = 5
@@ -78,13 +90,17 @@ class Recognizer:
 
     def available_rules(self, *, has_head_logits: bool = True) -> tuple[str, ...]:
         """Returns the rules of `RULES` this recognizer can apply, in that order."""
-        missing = set()
-        if self.gallery is None:
-            missing.add("knn")
-        if self.linear_kernel is None:
-            missing.add("linear")
+        fitted = {
+            "knn": self.gallery,
+            "linear": self.linear_kernel,
+            "head_adjusted": self.adjusted_offsets,
+            "tau_norm": self.tau_norm_scales,
+            "lws": self.lws_scales,
+            "crt": self.crt_kernel,
+        }
+        missing = {rule for rule, array in fitted.items() if array is None}
         if not has_head_logits or not self.num_head:
-            missing.add("head_only")
+            missing.update(HEAD_LOGIT_RULES)
         return tuple(rule for rule in RULES if rule not in missing)
 
     def scores(
@@ -100,7 +116,8 @@ class Recognizer:
         Args:
           rule: one of `RULES`.
           embeddings: float32 [N, D], unit norm.
-          head_logits: float32 [N, H]; needed by `head_only`, and by `gated` when its weight is > 0.
+          head_logits: float32 [N, H]; needed by `HEAD_LOGIT_RULES`, and by `gated` when
+            its weight is > 0.
           test_prior: float [C], how often each class is expected where the recognizer is used; its
             logarithm is added (Menon 2021, arXiv:2007.07314, section 4.1). None: all alike.
 
@@ -165,6 +182,17 @@ class Recognizer:
         """Reads what `save` wrote; a sentence says what is missing, damaged or too new."""
         return cls(**load_record(path, cls, kind="recognizer", version=FORMAT_VERSION))
 
+    def linear_classifier(self, rule: str) -> tuple[Any, Any]:
+        """Kernel float32 [D, C] and bias [C] of `linear` or `crt`; None where not fitted."""
+        if rule == "crt":
+            return self.crt_kernel, self.crt_bias
+        return self.linear_kernel, self.linear_bias
+
+    def head_correction(self, rule: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """What `rule` multiplies head logits with, and then adds, each float32 [C] or None."""
+        scales = {"tau_norm": self.tau_norm_scales, "lws": self.lws_scales}.get(rule)
+        return scales, self.adjusted_offsets if rule == "head_adjusted" else None
+
     def score_chunks(
         self, rule: str, embeddings: np.ndarray, head_logits: np.ndarray | None = None
     ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -180,8 +208,11 @@ class Recognizer:
     ) -> np.ndarray:
         if rule == "head_only" and head_logits is not None:
             return head_only_scores(head_logits, self.num_classes)
-        if rule == "linear" and self.linear_kernel is not None:
-            return embeddings @ self.linear_kernel + self.linear_bias
+        if rule in HEAD_LOGIT_RULES and head_logits is not None:
+            return corrected_scores(head_logits, *self.head_correction(rule))
+        if rule in ("linear", "crt"):
+            kernel, bias = self.linear_classifier(rule)
+            return embeddings @ kernel + bias
         scores = self._prototype_scores(embeddings)
         if rule == "gated" and head_logits is not None:
             return gated_scores(scores, head_logits, self.gate_weight)
@@ -233,7 +264,7 @@ class Recognizer:
                 f"embeddings have shape {embeddings.shape}; the prototypes expect [N, {dimension}]"
             )
         if head_logits is None:
-            if rule == "head_only" or (rule == "gated" and self.gate_weight):
+            if rule in HEAD_LOGIT_RULES or (rule == "gated" and self.gate_weight):
                 raise UserError(f"inference rule {rule!r} needs head_logits; None came")
         elif head_logits.shape != (len(embeddings), self.num_head):
             raise UserError(

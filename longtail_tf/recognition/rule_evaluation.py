@@ -18,7 +18,8 @@ from longtail_tf.metrics import (
 )
 from longtail_tf.metrics.bootstrap import bootstrap_intervals
 from longtail_tf.recognition.embedded import Embedded, checked_embedded
-from longtail_tf.recognition.recognizer import RULES, Predictions, Recognizer
+from longtail_tf.recognition.names import RULES
+from longtail_tf.recognition.recognizer import Predictions, Recognizer
 from longtail_tf.recognition.recognizer_calibration import unknown_scores
 from longtail_tf.recognition.unknowns import score_unknowns
 

@@ -16,6 +16,10 @@ RULE_WORDS = {
     "gated": "the nearest class prototype, re-ranked by the head classifier where that is safe",
     "linear": "a balanced linear classifier refitted on the embeddings",
     "head_only": "the head classifier alone",
+    "head_adjusted": "the classifier of every class, its logits freed of the training shares",
+    "tau_norm": "the classifier of every class, its class vectors brought to like lengths",
+    "lws": "the classifier of every class, its logits rescaled class by class",
+    "crt": "a classifier learned anew on class-balanced batches",
 }
 WELL_CALIBRATED_BELOW = 0.05
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from longtail_tf.sampling.balanced_sampler import BalancedSampler
 from longtail_tf.sampling.checks import Shard
 from longtail_tf.sampling.samplers import PKSampler, RandomSampler
 
-__all__ = ["PKSampler", "RandomSampler", "Shard"]
+__all__ = ["BalancedSampler", "PKSampler", "RandomSampler", "Shard"]

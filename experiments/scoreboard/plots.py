@@ -1,0 +1,44 @@
+"""The scoreboard's picture of one data set: balanced accuracy by method, with intervals."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+
+from longtail_tf.run_folder import write_atomically
+
+_OWN, _OTHER = "#1f4e79", "#b9c4d0"
+
+
+def draw(path: pathlib.Path, data: str, methods: dict[str, dict[str, tuple[float, float]]]) -> None:
+    """Draws a line a method: its own rule with its interval, the other rules as pale dots.
+
+    Args:
+      path: PNG file to write.
+      data: name of the data set.
+      methods: method -> rule -> (mean, half interval), fractions; a method's own rule first.
+    """
+    from matplotlib.figure import Figure
+
+    ordered = sorted(methods.items(), key=lambda item: next(iter(item[1].values()))[0])
+    figure = Figure(figsize=(8, 0.9 + 0.34 * len(ordered)), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for place, (_, rules) in enumerate(ordered):
+        (rule, (mean, half)), *others = rules.items()
+        axes.plot([100 * other[0] for _, other in others], [place] * len(others), "o",
+                  color=_OTHER, ms=5, zorder=2)  # fmt: skip
+        axes.errorbar(100 * mean, place, xerr=100 * half, fmt="o", color=_OWN, ms=7, capsize=3,
+                      zorder=3)  # fmt: skip
+    axes.set_yticks(range(len(ordered)))
+    axes.set_yticklabels([f"{name} ({next(iter(rules))})" for name, rules in ordered], fontsize=9)
+    note = "bar: 95 % over seeds; pale: the other rules"
+    axes.set_xlabel(f"balanced accuracy, % ({note})", fontsize=9)
+    axes.set_title(data, loc="left", fontsize=11)
+    axes.grid(True, axis="x", color="#e6e6e6")
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,70 @@
+"""Settings that depend on the data set, filled in once it is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Optional
+
+from longtail_tf.backbone_names import CIFAR_BACKBONES
+from longtail_tf.config import Config
+from longtail_tf.errors import UserError
+
+SMALL_IMAGE_PX = 64
+LARGEST_FULL_HEAD = 500  # classes that --head_auto takes all of
+USUAL_P = 16
+LARGEST_AUTO_K = 4
+AUTO_WHOLE_BATCH = 32  # slots of a whole batch whose K follows the count curve
+
+
+def resolve(
+    config: Config,
+    *,
+    num_classes: int,
+    image_shape: Optional[tuple],
+    flip_is_valid: bool,
+    quartile_count: int = LARGEST_AUTO_K,
+) -> Config:
+    """Fills the settings that depend on the data set, so that config.flags repeats the run.
+
+    Args:
+      config: the settings as given.
+      num_classes: C.
+      image_shape: of array data; None for files.
+      flip_is_valid: whether a mirrored image still is of its class.
+      quartile_count: training images that three quarters of the classes have, from which K comes
+        where it is 0: more slots than a class has images hold repeats.
+
+    Raises:
+      UserError: P is more than the number of classes.
+    """
+    size = config.image_size or (max(image_shape[:2]) if image_shape else 128)
+    augment = "crop_flip" if flip_is_valid else "crop"
+    backbone = config.backbone
+    if backbone == "auto":
+        backbone = "resnet20" if size <= SMALL_IMAGE_PX else "resnet18v2"
+    head: dict[str, Any] = {}
+    if config.head_auto:
+        every = num_classes <= LARGEST_FULL_HEAD
+        head = {"head_auto": False, "head_all": every, "head_ratio": None if every else 0.5}
+    images_per_class, usual_classes = config.images_per_class, USUAL_P
+    if not images_per_class:
+        images_per_class = min(max(quartile_count, 2), LARGEST_AUTO_K)
+        usual_classes = AUTO_WHOLE_BATCH // images_per_class
+    classes_per_batch = config.classes_per_batch or min(usual_classes, num_classes)
+    if config.has_whole_stream and classes_per_batch > num_classes:
+        raise UserError(
+            f"--classes_per_batch={classes_per_batch}, but the training set has {num_classes} "
+            f"classes: set it to at most {num_classes}."
+        )
+    return dataclasses.replace(
+        config,
+        **head,
+        image_size=size,
+        backbone=backbone,
+        width=config.width or (16 if backbone in CIFAR_BACKBONES else None),
+        classes_per_batch=classes_per_batch,
+        images_per_class=images_per_class,
+        head_augment=augment if config.head_augment == "auto" else config.head_augment,
+        whole_augment=augment if config.whole_augment == "auto" else config.whole_augment,
+        margin=(0.2 if config.unit_features else 0.3) if config.margin is None else config.margin,
+    )
