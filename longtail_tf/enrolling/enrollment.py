@@ -166,14 +166,12 @@ def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -
     counts = np.append(recognizer.class_counts, 0)[: max(class_id + 1, recognizer.num_classes)]
     counts[class_id] = len(embeddings)
     biases = _taken(recognizer.prototype_bias, keep)
-    gallery: dict[str, Any] = {}
+    others: dict[str, Any] = dict.fromkeys(_OF_EVERY_CLASS)
     if recognizer.gallery is not None and recognizer.gallery_labels is not None:
         rows = recognizer.gallery_labels != class_id
         labels = np.full(len(embeddings), class_id, recognizer.gallery_labels.dtype)
-        gallery = {
-            "gallery": np.concatenate([recognizer.gallery[rows], embeddings]),
-            "gallery_labels": np.concatenate([recognizer.gallery_labels[rows], labels]),
-        }
+        others["gallery"] = np.concatenate([recognizer.gallery[rows], embeddings])
+        others["gallery_labels"] = np.concatenate([recognizer.gallery_labels[rows], labels])
     return dataclasses.replace(
         recognizer,
         num_classes=len(counts),
@@ -183,8 +181,7 @@ def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -
         prototype_bias=None if biases is None else np.insert(biases, at, bias),
         linear_kernel=None,
         linear_bias=None,
-        **dict.fromkeys(_OF_EVERY_CLASS),
-        **gallery,
+        **others,
     )
 
 

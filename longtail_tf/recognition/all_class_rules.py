@@ -71,8 +71,9 @@ def fit_all_class_rules(
     if "tau_norm" in rules and head_norms is None:
         say("tau_norm: left out, a cosine classifier's class vectors all have length 1")
     elif "tau_norm" in rules:
-        tau = _chosen_tau(val, lambda raw, tau: raw * head_norms**-tau)
-        fields["tau_norm_scales"] = (np.asarray(head_norms) ** -tau).astype(np.float32)
+        norms = np.maximum(np.asarray(head_norms), 1e-6)  # a class never seen may have none
+        tau = _chosen_tau(val, lambda raw, tau: raw * norms**-tau)
+        fields["tau_norm_scales"] = (norms**-tau).astype(np.float32)
         say(f"tau_norm: tau {tau:g}")
     too_large = logits.size > MAX_CELLS
     if too_large and {"lws", "crt"} & set(rules):
