@@ -17,6 +17,9 @@ from longtail_tf.errors import UserError
 
 HEAD_RULES = ("head_min_count", "head_ratio", "head_num_classes", "head_all", "head_auto")
 
+# Values that are derived from the data set before a training begins.
+_OF_THE_DATA = (("head_auto", True), ("images_per_class", 0))
+
 _ALL_CLASSES: Mapping[str, Any] = {
     "head_all": True,
     "classification_loss": "cross_entropy",
@@ -166,12 +169,15 @@ def taking_methods(settings_class: type[Settings]) -> type[Settings]:
 
 
 def departures(settings: Any) -> list[str]:
-    """Flags by which `settings` differ from their method, each with the method's value in words."""
+    """Flags by which `settings` differ from their method, each with the method's value in words.
+
+    What a method leaves to the data set is a number by the time a run is under way, no departure.
+    """
     if settings.method is None:
         return []
     table = METHODS[settings.method]
     return [
         f"--{name}={getattr(settings, name)} (the method: {value})"
         for name, value in table.items()
-        if getattr(settings, name) != value
+        if getattr(settings, name) != value and (name, value) not in _OF_THE_DATA
     ]

@@ -117,7 +117,7 @@ def test_scoreboard_runs_what_is_missing_once(tmp_path, board, monkeypatch):
         methods="ce,crt,longtail",
         seeds=2,
         images=720,
-        flags="--warmup_steps=1",
+        flags="--warmup_steps=1 --head_batch_size=32 --classes_per_batch=10 --images_per_class=4",
         runs=str(tmp_path / "runs"),
         results=str(tmp_path / "RESULTS.md"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -81,6 +82,13 @@ def test_a_head_rule_that_is_given_replaces_the_methods(rule):
     config = Config(method="ce", **BASE, **rule)
     assert not config.head_all and config.metric_loss == "none"
     assert methods.departures(config) == ["--head_all=False (the method: True)"]
+
+
+def test_what_the_data_set_decides_is_no_departure(monkeypatch):
+    table = {"head_auto": True, "images_per_class": 0, "margin": 0.3}
+    monkeypatch.setattr(methods, "METHODS", {"m": table})
+    settings = types.SimpleNamespace(method="m", head_auto=False, images_per_class=4, margin=0.2)
+    assert methods.departures(settings) == ["--margin=0.2 (the method: 0.3)"]
 
 
 def test_an_unknown_method_is_refused_in_words(capsys):

@@ -31,6 +31,8 @@ def draw(path: pathlib.Path, data: str, methods: dict[str, dict[str, tuple[float
                       zorder=3)  # fmt: skip
     axes.set_yticks(range(len(ordered)))
     axes.set_yticklabels([f"{name} ({next(iter(rules))})" for name, rules in ordered], fontsize=9)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, 0), min(high, 100))  # two seeds give intervals beyond what there is
     note = "bar: 95 % over seeds; pale: the other rules"
     axes.set_xlabel(f"balanced accuracy, % ({note})", fontsize=9)
     axes.set_title(data, loc="left", fontsize=11)
