@@ -207,7 +207,7 @@ def _order_classes(path: str, rows: _Rows) -> tuple[StringTable, np.ndarray]:
         faults = _Faults(path)
         ids = np.frombuffer(rows.labels, np.int32)
         wrong = [not value.is_integer() or value < 0 for value in values]
-        for row in np.flatnonzero(np.array(wrong)[ids]) if any(wrong) else ():
+        for row in np.flatnonzero(np.array(wrong)[ids]).tolist():
             faults.add(
                 rows.lines[row],
                 f"has the label {names[ids[row]]}, but all labels are numbers",
