@@ -105,6 +105,10 @@ def run(config: InspectConfig) -> dict[str, Any]:
         split_seed=config.split_seed,
         exclude=config.exclude,
     )
+    # Before anything is printed: a head setting that does not work is no half a report.
+    num_head = 0
+    if config.show_batch:
+        num_head = len(select_head(index.class_counts, ratio=config.head_ratio))
     facts = tail_facts(
         index.class_counts,
         name=index.name,
@@ -126,7 +130,7 @@ def run(config: InspectConfig) -> dict[str, Any]:
         if config.png:
             print(f"\nwrote {config.png}")
     if config.show_batch:
-        _show_batch(config, index)
+        _show_batch(config, index, num_head)
         print(f"wrote {config.show_batch}", file=sys.stderr)
     return facts
 
@@ -162,7 +166,7 @@ def _show_progress(done: int, total: int) -> None:
         print(f"\r\x1b[K{done:,} of {total:,} images read", end=end, file=sys.stderr, flush=True)
 
 
-def _show_batch(config: InspectConfig, index: DatasetIndex) -> None:
+def _show_batch(config: InspectConfig, index: DatasetIndex, num_head: int) -> None:
     from longtail_tf.inspection.batch_preview import write_batch_preview
 
     settings = resolve(
@@ -185,7 +189,7 @@ def _show_batch(config: InspectConfig, index: DatasetIndex) -> None:
     write_batch_preview(
         index,
         config.show_batch,
-        num_head=len(select_head(index.class_counts, ratio=config.head_ratio)),
+        num_head=num_head,
         image_size=settings.image_size or 0,
         head_batch_size=config.head_batch_size,
         classes_per_batch=settings.classes_per_batch or 0,

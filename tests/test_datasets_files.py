@@ -225,11 +225,32 @@ def test_csv_columns_by_option(folder):
         ("path,label\ncat/0.jpg,0\ncat/2.png,1.5\n", "line 3, has the label 1.5"),
         ("path,label\ncat/0.jpg,0\ncat/2.png,nan\n", "line 3, has the label nan"),
         ("path,label,split\ncat/0.jpg,a,tran\n", "line 2, has the split 'tran'; use train"),
+        ("path,label,label\ncat/0.jpg,a,b\n", "line 1, names the column 'label' twice"),
+        ('path,label\ncat/0.jpg,"a\ncat/2.png,b\n', "line 3, ends a path or label that holds a li"),
+        ("path,label\ncat/0.jpg,a\0b\n", "line 2, ends a path or label that .* not closed"),
     ],
 )
 def test_csv_refusals_name_file_and_line(folder, text, match):
     with pytest.raises(UserError, match=match):
         load_index(table(folder, text))
+
+
+def test_csv_tells_how_many_lines_are_bad_and_the_first(folder):
+    lines = ["cat/0.jpg,a", "cat/x.jpg,a", "cat/2.png", "dog/0.jpg,", "cat/0.jpg,b"]
+    with pytest.raises(UserError) as told:
+        load_index(table(folder, "path,label\n" + "\n".join(lines) + "\n"))
+    assert str(told.value) == (
+        f"{folder / 'set.csv'} has 3 bad lines: line 3 names the file cat/x.jpg, which cannot be "
+        f"read from {folder} (No such file or directory), line 4 has 1 columns and the header 2, "
+        "line 5 has no label; give paths relative to the CSV file; put quotes around text that "
+        "holds the separator; fill it in or delete the line"
+    )
+    rows = "".join(f"cat/{i}.none,a\n" for i in range(1200))
+    with pytest.raises(UserError, match="1,200 bad lines: .*line 6 names .*, and 1,195 more; give"):
+        load_index(table(folder, "path,label\n" + rows))
+    rows = "".join(f"cat/0.jpg,{i % 3 - 1}\n" for i in range(30))
+    with pytest.raises(UserError, match="10 bad lines: line 2 has the label -1, .*, and 5 more"):
+        load_index(table(folder, "path,label\n" + rows))
 
 
 def test_csv_that_is_no_text(folder):

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import stat
+import threading
+import time
 
 import numpy as np
 import pytest
 
-from longtail_tf.datasets import load_index, record_store, shard_index, tfrecord_source
+from longtail_tf.datasets import (
+    load_index,
+    record_store,
+    shard_index,
+    shard_indexing,
+    tfrecord_source,
+)
 from longtail_tf.datasets.crc32c import _short, crc32c
+from longtail_tf.datasets.shard_indexing import cached_shard_indices
 from longtail_tf.datasets.tf_example import BadExampleError, encode_example, find_features
 from longtail_tf.datasets.tfrecord_file import frame_records, read_records
 from longtail_tf.errors import UserError
@@ -365,6 +375,57 @@ def test_read_only_folder_is_indexed_in_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_index, "write_atomically", refuse_all)
     (tmp_path / "cache").rename(tmp_path / "gone")
     assert load(spec).digest == digest and len(scans) == 4
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_shards_are_indexed_in_parallel_and_keep_their_order(tmp_path, threads):
+    paths = [
+        str(write_shard(tmp_path / f"{s}.tfrecord", [example(i, i % 3) for i in range(s)]))
+        for s in range(1, 9)
+    ]
+    keys = {name: option.default for name, option in tfrecord_source.KEY_OPTIONS.items()}
+    side_by_side, at_once = threading.Barrier(threads), []
+
+    def scan(path):
+        at_once.append(path)
+        side_by_side.wait(timeout=30)  # hangs where fewer are read at the same time
+        return tfrecord_source.scan_shard(path, keys=keys)
+
+    for _ in range(2):  # the second time from what was kept
+        indices = cached_shard_indices(paths, keys=keys, scan=scan, threads=threads)
+        assert [index.num_rows for index in indices] == list(range(1, 9))
+        assert [len(index.load()) for index in indices] == list(range(1, 9))
+    assert sorted(at_once) == paths
+
+
+def test_the_first_bad_shard_is_told_and_the_good_before_are_kept(tmp_path):
+    for s in range(12):
+        write_shard(tmp_path / f"{s:02d}.tfrecord", [example(i, i % 3) for i in range(s + 2)])
+    for s in (5, 6, 9):
+        path = tmp_path / f"{s:02d}.tfrecord"
+        path.write_bytes(path.read_bytes()[:-7])
+    for _ in range(3):
+        with pytest.raises(UserError, match="05.tfrecord is cut in the middle"):
+            load(f"tfrecord:{tmp_path}/*.tfrecord")
+    kept = sorted(path.name for path in tmp_path.glob(".*.npz"))
+    assert kept[:5] == [f".{s:02d}.tfrecord.index.npz" for s in range(5)]
+
+
+def test_long_indexing_tells_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_indexing, "_SECONDS_A_LINE", 0.01)
+    scan, told = tfrecord_source.scan_shard, []
+
+    def slow(path, **kwargs):
+        time.sleep(0.1)
+        return scan(path, **kwargs)
+
+    monkeypatch.setattr(tfrecord_source, "scan_shard", slow)
+    monkeypatch.setattr(shard_indexing.logging, "info", lambda text, *a: told.append(text % a))
+    for s in range(5):
+        write_shard(tmp_path / f"{s}.tfrecord", [example(i, i % 3) for i in range(4)])
+    load(f"tfrecord:{tmp_path}/*.tfrecord")
+    assert told[0] == "Indexing 5 shards (0 MB): once, the index is kept"
+    assert any(re.search(r"^[1-4] of 5 shards indexed, .* s left$", line) for line in told)
 
 
 def test_digest_does_not_know_the_place(tmp_path):

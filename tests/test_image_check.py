@@ -35,6 +35,12 @@ def png16():
     return buffer.getvalue()
 
 
+def png16_of_colours():
+    """Pillow writes none, and reads it as one of 8 bits."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0)
+    return png_of(header, b"IDAT" + zlib.compress((b"\0" + bytes(range(18))) * 2), b"IEND")
+
+
 def flipped(data, at):
     data = bytearray(data)
     data[at] ^= 1
@@ -44,7 +50,10 @@ def flipped(data, at):
 def declared_png(width, height):
     """A PNG of a few bytes that declares a size and holds no pixel."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [header, b"IDAT" + zlib.compress(b""), b"IEND"]
+    return png_of(header, b"IDAT" + zlib.compress(b""), b"IEND")
+
+
+def png_of(*chunks):
     parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -64,6 +73,7 @@ CASES = {
     "cmyk": (encoded("JPEG", "CMYK"), ["cmyk"]),
     "alpha": (encoded("PNG", "RGBA"), ["alpha"]),
     "16 bit": (png16(), ["16_bit"]),
+    "16 bit colours": (png16_of_colours(), ["16_bit"]),
     "animated": (ANIMATED, ["animated"]),
     "animated png": (
         encoded("PNG", save_all=True, append_images=[Image.fromarray(OTHER)]), ["animated"]
@@ -155,6 +165,8 @@ def test_caps():
     (fault,) = check_image(BMP, suffix="", max_bytes=10**6, max_pixels=599)
     assert fault == ("too_many_pixels", "30 x 20, 599 allowed")
     assert check_image(BMP, suffix="", max_bytes=len(BMP), max_pixels=600) == []
+    (fault,) = check_image(declared_png(60_000, 50_000), suffix="", max_bytes=999, max_pixels=999)
+    assert fault == ("too_many_pixels", "60,000 x 50,000, 999 allowed")
 
 
 @pytest.mark.parametrize("case", ["jpeg", "png", "gif", "bmp", "animated"])

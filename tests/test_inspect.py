@@ -113,6 +113,13 @@ def test_show_batch_draws_both_streams(tmp_path, capsys):
     assert "seen.png" in capsys.readouterr().err
 
 
+def test_show_batch_with_a_head_that_does_not_work_prints_nothing(spec, tmp_path, capsys):
+    picture = tmp_path / "seen.png"
+    with pytest.raises(UserError, match="leaves no head class"):
+        inspect.run(inspect.InspectConfig(data=spec, show_batch=str(picture), head_ratio=0.01))
+    assert capsys.readouterr().out == "" and not picture.exists()
+
+
 def bad_folder(tmp_path):
     from tests import fakes
 

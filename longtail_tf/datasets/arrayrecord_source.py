@@ -20,7 +20,8 @@ from longtail_tf.datasets.shard_files import (
     shard_files,
     shard_splits,
 )
-from longtail_tf.datasets.shard_index import Row, ShardIndex, cached_shard_index, shard_index_of
+from longtail_tf.datasets.shard_index import Row, ShardIndex, shard_index_of
+from longtail_tf.datasets.shard_indexing import cached_shard_indices
 from longtail_tf.datasets.shard_source import join_shards
 from longtail_tf.datasets.tfrecord_source import KEY_OPTIONS, OPTIONS, parse_record
 from longtail_tf.errors import UserError
@@ -52,9 +53,7 @@ def source_of_shards(
     # The kind is part of the key: an index says nothing about shards of another format.
     scan = functools.partial(_scan, keys=keys)
     index_keys = {**keys, "kind": "arrayrecord"}
-    joined = join_shards(
-        [cached_shard_index(path, keys=index_keys, scan=scan) for path in paths], paths
-    )
+    joined = join_shards(cached_shard_indices(paths, keys=index_keys, scan=scan), paths)
     return Source(
         name=name,
         class_names=joined.class_names,

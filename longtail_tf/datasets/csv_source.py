@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import csv
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from longtail_tf.datasets.string_table import StringTable
 from longtail_tf.datasets.wording import listing
 from longtail_tf.errors import UserError
 
+_FAULTS_TOLD = 5
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 OPTIONS: Mapping[str, Option] = {
     "channels": Option("3", str, ("1", "3")),
     "path_column": Option("path"),
@@ -76,14 +79,13 @@ class _Rows:
     def __init__(self, root: str) -> None:
         self.root = root
         self.ids: dict[str, int] = {}
-        self.first_lines = array.array("q")
+        self.lines = array.array("i")
         self.labels, self.splits, self.sizes = array.array("i"), bytearray(), array.array("q")
         self._paths = bytearray()
 
     def add(self, path: str, label: str, split: int, size: int, line: int) -> None:
         label_id = self.ids.setdefault(label, len(self.ids))
-        if label_id == len(self.first_lines):
-            self.first_lines.append(line)
+        self.lines.append(line)
         self.labels.append(label_id)
         self.splits.append(split)
         self.sizes.append(size)
@@ -112,39 +114,86 @@ def _read_rows(file: Any, path: str, options: Mapping[str, Any], rows: _Rows) ->
                 f"{path}, line 1, has no column {options[option]!r}, only {listing(header)}; "
                 f"rename a column or add ?{option}=NAME to the data spec"
             )
+    twice = [name for name in columns if [title.strip() for title in header].count(name) > 1]
+    if set(twice) & {options[option] for option in ("path_column", "label_column", "split_column")}:
+        raise UserError(
+            f"{path}, line 1, names the column {twice[0]!r} twice; rename one, so that it is clear "
+            "which is meant"
+        )
     path_at, label_at = columns[options["path_column"]], columns[options["label_column"]]
     split_at = columns.get(options["split_column"], -1)
+    faults = _Faults(path)
     reader = csv.reader(file, delimiter=delimiter)
     for fields in reader:
         if not fields:
             continue
-        where = f"{path}, line {reader.line_num + 1},"
+        line = reader.line_num + 1
         if len(fields) != len(header):
-            raise UserError(
-                f"{where} has {len(fields)} columns and the header {len(header)}; "
-                "put quotes around text that holds the separator"
+            faults.add(
+                line,
+                f"has {len(fields)} columns and the header {len(header)}",
+                "put quotes around text that holds the separator",
             )
+            continue
         label, name = fields[label_at].strip(), fields[path_at].strip()
-        if not label or not name or "\0" in name:
-            raise UserError(
-                f"{where} has no {'path' if label else 'label'}; fill it in or delete the line"
-            )
         split = split_code(fields[split_at]) if split_at >= 0 else TRAIN
-        if split is None:
-            raise UserError(f"{where} has the split {fields[split_at]!r}; use train, val or test")
-        rows.add(name, label, split, _file_size(rows.root, name, where), reader.line_num + 1)
+        if not label or not name:
+            faults.add(
+                line, f"has no {'path' if label else 'label'}", "fill it in or delete the line"
+            )
+        elif _CONTROL.search(label + name):
+            faults.add(
+                line,
+                "ends a path or label that holds a line break or control character",
+                "look for a quote that is not closed",
+            )
+        elif split is None:
+            faults.add(line, f"has the split {fields[split_at]!r}", "use train, val or test")
+        else:
+            size = _file_size(rows.root, name, line, faults)
+            rows.add(name, label, split, size, line)
+    faults.tell()
 
 
-def _file_size(root: str, name: str, where: str) -> int:
+class _Faults:
+    """The bad lines of a table: all are counted, the first are told."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._count = path, 0
+        self._first: list[tuple[int, str, str]] = []
+
+    def add(self, line: int, fault: str, remedy: str) -> None:
+        self._count += 1
+        if len(self._first) < _FAULTS_TOLD:
+            self._first.append((line, fault, remedy))
+
+    def tell(self) -> None:
+        """Raises one sentence over all of them, if there are any."""
+        if not self._count:
+            return
+        remedies = "; ".join(dict.fromkeys(remedy for _, _, remedy in self._first))
+        if self._count == 1:
+            line, fault, _ = self._first[0]
+            raise UserError(f"{self._path}, line {line}, {fault}; {remedies}")
+        told = ", ".join(f"line {line} {fault}" for line, fault, _ in self._first)
+        rest = self._count - len(self._first)
+        more = f", and {rest:,} more" if rest else ""
+        raise UserError(f"{self._path} has {self._count:,} bad lines: {told}{more}; {remedies}")
+
+
+def _file_size(root: str, name: str, line: int, faults: _Faults) -> int:
     try:
         status = os.stat(os.path.join(root, name))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{where} names the file {name}, which cannot be read from {root} "
-            f"({getattr(error, 'strerror', None) or error}); give paths relative to the CSV file"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        faults.add(
+            line,
+            f"names the file {name}, which cannot be read from {root} ({reason})",
+            "give paths relative to the CSV file",
+        )
+        return 0
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{where} names {name}, which is no file; give the path of an image")
+        faults.add(line, f"names {name}, which is no file", "give the path of an image")
     return status.st_size
 
 
@@ -155,12 +204,16 @@ def _order_classes(path: str, rows: _Rows) -> tuple[StringTable, np.ndarray]:
     except ValueError:
         order = sorted(range(len(names)), key=names.__getitem__)
     else:
-        for name, value, line in zip(names, values, rows.first_lines):
-            if not value.is_integer() or value < 0:
-                raise UserError(
-                    f"{path}, line {line}, has the label {name}, but all labels are numbers; "
-                    "give whole numbers from 0, or names, and leave unlabelled images out"
-                )
+        faults = _Faults(path)
+        ids = np.frombuffer(rows.labels, np.int32)
+        wrong = [not value.is_integer() or value < 0 for value in values]
+        for row in np.flatnonzero(np.array(wrong)[ids]).tolist():
+            faults.add(
+                rows.lines[row],
+                f"has the label {names[ids[row]]}, but all labels are numbers",
+                "give whole numbers from 0, or names, and leave unlabelled images out",
+            )
+        faults.tell()
         order = sorted(range(len(names)), key=values.__getitem__)
     new_ids = np.empty(len(names), np.int32)
     new_ids[order] = np.arange(len(names), dtype=np.int32)

@@ -148,6 +148,9 @@ def _facts(status: os.stat_result, keys: Mapping[str, str], rows: int) -> dict[s
     }
 
 
+Scan = Callable[[str], ShardIndex]
+
+
 def index_paths(shard: str) -> tuple[str, str]:
     """Where the index of a shard may lie: hidden beside it, or in the user's cache folder."""
     folder, name = os.path.split(os.path.abspath(shard))
@@ -171,40 +174,41 @@ class CachedIndex:
     load: Callable[[], ShardIndex]
 
 
-def cached_shard_index(
-    shard: str, *, keys: Mapping[str, str], scan: Callable[[str], ShardIndex]
-) -> CachedIndex:
-    """The index of a shard from its cache, or by `scan(shard)` and then cached.
+def kept_index(shard: str, *, keys: Mapping[str, str], scan: Scan) -> CachedIndex | None:
+    """The index of a shard that was kept before; None where there is none that fits.
 
     Args:
       shard: path of the shard.
       keys: the options that the index depends on.
-      scan: builds the index by reading the shard.
+      scan: builds the index by reading the shard, should the kept one go away meanwhile.
     """
-
-    def load() -> ShardIndex:
-        for path in index_paths(shard):
-            index = load_shard_index(path, shard=shard, keys=keys)
-            if isinstance(index, ShardIndex):
-                return index
-        return scan(shard)  # the file went away or the shard changed a moment ago
-
-    paths = index_paths(shard)
-    for path in paths:
+    for path in index_paths(shard):
         num_rows = load_shard_index(path, shard=shard, keys=keys, whole=False)
         if isinstance(num_rows, int):
-            return CachedIndex(num_rows, load)
-    logging.info("Indexing %s", shard)
+            return CachedIndex(num_rows, lambda: _load(shard, keys, scan))
+    return None
+
+
+def make_index(shard: str, *, keys: Mapping[str, str], scan: Scan) -> CachedIndex:
+    """The index of a shard by `scan(shard)`, and kept; arguments as for `kept_index`."""
     index = scan(shard)
-    for path in paths:
+    for path in index_paths(shard):
         try:
             save_shard_index(path, index, shard=shard, keys=keys)
         except OSError as error:
             logging.info("The index of %s cannot be kept as %s: %s", shard, path, error)
         else:
-            return CachedIndex(len(index), load)
+            return CachedIndex(len(index), lambda: _load(shard, keys, scan))
     logging.warning("The index of %s cannot be kept, so it is built at every start", shard)
     return CachedIndex(len(index), lambda: index)
+
+
+def _load(shard: str, keys: Mapping[str, str], scan: Scan) -> ShardIndex:
+    for path in index_paths(shard):
+        index = load_shard_index(path, shard=shard, keys=keys)
+        if isinstance(index, ShardIndex):
+            return index
+    return scan(shard)  # the file went away or the shard changed a moment ago
 
 
 def checked_label(label: int | None, where: str) -> int:

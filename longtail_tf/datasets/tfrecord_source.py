@@ -15,10 +15,10 @@ from longtail_tf.datasets.shard_files import missing_shards, shard_files, shard_
 from longtail_tf.datasets.shard_index import (
     Row,
     ShardIndex,
-    cached_shard_index,
     checked_label,
     shard_index_of,
 )
+from longtail_tf.datasets.shard_indexing import cached_shard_indices
 from longtail_tf.datasets.shard_source import join_shards
 from longtail_tf.datasets.spec import Option
 from longtail_tf.datasets.tf_example import BadExampleError, find_features
@@ -69,7 +69,7 @@ def source_of_shards(
       name: of the data set.
     """
     scan = functools.partial(scan_shard, keys=keys)
-    joined = join_shards([cached_shard_index(path, keys=keys, scan=scan) for path in paths], paths)
+    joined = join_shards(cached_shard_indices(paths, keys=keys, scan=scan), paths)
     store = RecordStore(OpenShards(paths), joined.first_rows, joined.offsets, joined.lengths)
     return Source(
         name=name,

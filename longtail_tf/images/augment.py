@@ -5,7 +5,8 @@ so a resumed run sees the same pictures; no dependence on threads or on how many
 at once; a replica that makes only its slice of a batch makes the same pictures. Integers and
 per-pixel arithmetic only, so the bits are the same everywhere.
 
-keras-cv's layers take no seed per step and are nine times slower, hence our own.
+keras-cv's layers take no seed per step and are four times slower, hence our own
+(`experiments/benchmarks/bench_augment.py`).
 """
 
 from __future__ import annotations

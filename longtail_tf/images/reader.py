@@ -12,6 +12,7 @@ depends on (seed, step, slot) only, not on what was read before, so resuming rep
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import numpy as np
@@ -139,25 +140,33 @@ class ImageReader:
         if window_draws is not None:
             return self._read_windows(rows, window_draws)
         distinct, slots = np.unique(rows, return_inverse=True)
-        images, bad = self._read_distinct(distinct)
+        if len(distinct) == len(rows):  # as they are: putting them in order would copy them all
+            images, bad = self._read_distinct(rows)
+        else:
+            images, bad = self._read_distinct(distinct)
+            images = images[slots]
         if not bad:
-            return images[slots], {}
-        return images[slots], {s: bad[row] for s, row in enumerate(rows.tolist()) if row in bad}
+            return images, {}
+        return images, {s: bad[row] for s, row in enumerate(rows.tolist()) if row in bad}
 
     def _read_distinct(self, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         """Images of distinct rows (arbitrary where bad), and the reason of each bad row."""
-        images = np.empty((len(rows), *self._shape), np.uint8)
         places = self._places[rows]
         kept = places > 0
-        images[kept] = self._kept[places[kept] - 1]
         known = self._bad.reasons
         bad = {row: known[row] for row in rows.tolist() if row in known}
         new = np.flatnonzero(~kept & ~np.isin(rows, list(bad)))
-        if not len(new):
-            return images, bad
-        try:
-            images[new] = self._preprocess(self._split.read(rows[new]), None)
-        except _FAULTS:  # find out which
+        read = None
+        with contextlib.suppress(*_FAULTS):
+            read = self._preprocess(self._split.read(rows[new]), None) if len(new) else None
+        if read is not None and len(new) == len(rows):
+            self._keep(rows, read, new)
+            return read, bad
+        images = np.empty((len(rows), *self._shape), np.uint8)
+        images[kept] = self._kept[places[kept] - 1]
+        if read is not None:
+            images[new] = read
+        else:  # find out which are bad
             found = {}
             for i in new:
                 try:
@@ -166,7 +175,7 @@ class ImageReader:
                     found[int(rows[i])] = reason_of(error)
             bad.update(found)
             new = new[~np.isin(rows[new], list(found))]
-        self._keep(rows[new], images[new])
+        self._keep(rows, images, new)
         return images, bad
 
     def _read_windows(
@@ -177,16 +186,20 @@ class ImageReader:
         The good windows of a damaged file are used, whatever is known of the file: otherwise a
         resumed run, which knows less, would see other images.
         """
-        images = np.empty((len(rows), *self._shape), np.uint8)
         bad: dict[int, str] = {}
         suspect = np.isin(rows, list(self._bad.reasons))
         together, alone = np.flatnonzero(~suspect), np.flatnonzero(suspect)
+        images = np.empty((0, *self._shape), np.uint8)
         try:
             if len(together):
                 read = self._files.read if self._split.encoded else self._split.read
-                images[together] = self._preprocess(read(rows[together]), draws[:, together])
+                images = self._preprocess(read(rows[together]), draws[:, together])
         except _FAULTS:
             alone = np.arange(len(rows))
+        if len(images) < len(rows):
+            images, found = np.empty((len(rows), *self._shape), np.uint8), images
+            if len(found):
+                images[together] = found
         for slot in alone.tolist():
             try:
                 images[slot] = self._read_one(int(rows[slot]), draws[:, slot])
@@ -208,26 +221,30 @@ class ImageReader:
 
     def _preprocess(self, read: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
         """Files object [N] or pixels uint8 [N, H, W, C], or their windows by draws [4, N]."""
+        # `np.asarray` shows TensorFlow's own memory, read-only, where `.numpy()` would copy it.
         if self._split.encoded:
             files = tf.constant(list(read), tf.string)
             if draws is None:
-                return decoder(self._shape)(files).numpy()
-            return window_decoder(self._shape)(files, tf.constant(draws.T)).numpy()
+                return np.asarray(decoder(self._shape)(files))
+            return np.asarray(window_decoder(self._shape)(files, tf.constant(draws.T)))
         if draws is None:
-            return resizer(self._shape, read.shape[1:])(tf.constant(read)).numpy()
+            return np.asarray(resizer(self._shape, read.shape[1:])(tf.constant(read)))
         cut = window_resizer(self._shape, read.shape[1:])
-        return cut(tf.constant(read), tf.constant(draws.T)).numpy()
+        return np.asarray(cut(tf.constant(read), tf.constant(draws.T)))
 
-    def _keep(self, rows: np.ndarray, images: np.ndarray) -> None:
+    def _keep(self, rows: np.ndarray, images: np.ndarray, new: np.ndarray) -> None:
+        """Keeps those of `images`, of `rows`, whose positions are `new`, as far as they fit."""
         with self._lock:
-            fits = np.flatnonzero(self._places[rows] == _UNREAD)
+            fits = new[self._places[rows[new]] == _UNREAD]
             most = min(len(fits), len(self._kept) - self._num_kept)
             fits = fits[: self._budget.take_up_to(most, size=self._image_bytes)]
             places = np.arange(self._num_kept, self._num_kept + len(fits), dtype=np.int32)
             self._num_kept += len(fits)
             self._places[rows[fits]] = _CLAIMED
-        self._kept[places] = images[fits]
-        self._places[rows[fits]] = places + 1  # only now: other threads read what a place points at
+        if len(fits):
+            self._kept[places] = images[fits]
+            # Only now: other threads read what a place points at.
+            self._places[rows[fits]] = places + 1
 
     def _replacement(
         self, bad_row: int, key: tuple[int, ...], draws: np.ndarray | None

@@ -23,6 +23,7 @@ _SUFFIX_FORMATS = {
 }
 # How and where a format declares width and height.
 _SIZE_AT = {"png": (">II", 16), "bmp": ("<ii", 18)}
+_PNG_BITS_AT = 24
 _BMP_BITS = (8, 24, 32)
 _ORIENTATION = 0x0112
 
@@ -73,16 +74,23 @@ def _check_content(encoded: bytes, kind: str, max_pixels: int) -> list[Fault]:
         width, height = struct.unpack_from(_SIZE_AT[kind][0], encoded, _SIZE_AT[kind][1])
         if width * height == 0:
             return [Fault("no_pixels", f"{width} x {height}")]
+        if abs(width * height) > max_pixels:  # far above it, Pillow refuses in words of its own
+            return [Fault("too_many_pixels", _pixels(width, height, max_pixels))]
     end = _check_end(encoded, kind)
     if end:
         return [end]
     with Image.open(io.BytesIO(encoded)) as image:
         width, height = image.size
         if width * height > max_pixels:
-            return [Fault("too_many_pixels", f"{width} x {height}, {max_pixels:,} allowed")]
-        faults = _oddities(image)
+            return [Fault("too_many_pixels", _pixels(width, height, max_pixels))]
+        # Pillow reads a colour PNG of 16 bits as one of 8.
+        faults = _oddities(image, deep=kind == "png" and encoded[_PNG_BITS_AT] == 16)
         image.load()
     return faults
+
+
+def _pixels(width: int, height: int, max_pixels: int) -> str:
+    return f"{width:,} x {abs(height):,}, {max_pixels:,} allowed"
 
 
 def _check_end(encoded: bytes, kind: str) -> Fault | None:
@@ -145,7 +153,7 @@ def _check_bmp(encoded: bytes) -> Fault | None:
     return None
 
 
-def _oddities(image: Any) -> list[Fault]:
+def _oddities(image: Any, *, deep: bool) -> list[Fault]:
     """What training can read but may read otherwise than its owner thinks."""
     faults = []
     frames = int(getattr(image, "n_frames", 1))
@@ -153,7 +161,7 @@ def _oddities(image: Any) -> list[Fault]:
         faults.append(Fault("animated", f"{frames} frames; the first is used"))
     if image.mode == "CMYK":
         faults.append(Fault("cmyk", "colours for print; they change when they become RGB"))
-    if image.mode.startswith("I") or image.mode == "F":
+    if deep or image.mode.startswith("I") or image.mode == "F":
         faults.append(Fault("16_bit", "more than 8 bits a channel; the lower ones are dropped"))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         faults.append(Fault("alpha", "transparency is dropped; what it hid shows"))
