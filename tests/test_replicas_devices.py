@@ -17,10 +17,10 @@ from tests import fakes, replica_runs
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of one replica and one of two devices: SGD, alternate, memory, with validation."""
+    """A run of one replica and one of two devices: SGD, alternate, with validation."""
     folder = tmp_path_factory.mktemp("runs")
     data = fakes.write_npz(folder / "bars.npz")
-    settings = dict(data=data, eval_every=2, memory_size=12)
+    settings = dict(data=data, eval_every=2)
     replica_runs.finish(
         replica_runs.start(
             [

@@ -25,7 +25,10 @@ def run_workers(runs, scratch):
 def test_workers_stop_as_one_resume_and_end_where_one_process_ends(tmp_path):
     """Only worker 1 gets the signal; only worker 0 writes the run folder."""
     settings = dict(
-        data=fakes.write_npz(tmp_path / "bars.npz"), schedule="joint", metric_loss="supcon"
+        data=fakes.write_npz(tmp_path / "bars.npz"),
+        schedule="joint",
+        metric_loss="supcon",
+        memory_size=12,
     )
     run = dict(run_dir=str(tmp_path / "two"), replicas="workers", **settings)
     scratch = tmp_path / "scratch"

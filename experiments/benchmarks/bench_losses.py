@@ -176,6 +176,7 @@ def main() -> None:
 
     import tensorflow as tf
 
+    tf.get_logger().setLevel("ERROR")  # it takes one traced step a loss for retracing
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     if options.memory_of:

@@ -6,8 +6,7 @@
 PML_ENV holds `torch==2.13.0 pytorch-metric-learning==2.9.0 "numpy<2"`, OML_ENV the same torch and
 open-metric-learning. Each library runs in a process of its own, started once; in every round each
 in turn is asked for the CPU time of forward and gradient of the same PK batch (bench_losses.batch:
-K = 4, 128 numbers) on one thread, and ratios are taken inside a round. Memory is the peak of one
-call above the resident size after warm calls.
+K = 4, 128 numbers) on one thread, and ratios are taken inside a round.
 
 The definitions differ under one name: ours (tensorflow-addons') takes every positive pair;
 pytorch-metric-learning keeps the triplets inside the margin. Batch-hard is the same in all three.
@@ -24,13 +23,14 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 HERE = pathlib.Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[2]), str(HERE.parent)]
 
-from bench_losses import MARGIN, batch, cpu_ms, resident  # noqa: E402
+from bench_losses import MARGIN, batch, cpu_ms  # noqa: E402
 
 K = 4
 
@@ -75,7 +75,29 @@ def pml(size: int) -> dict:
     }
 
 
+def stand_in_for_torchvision() -> None:
+    """open-metric-learning imports torchvision for networks alone. Where only a build for another
+    torch is to be had, its import fails: then empty modules stand in for it."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+
+        class Empty(types.ModuleType):
+            __path__: list = []
+
+            def __getattr__(self, name):
+                if name.startswith("__"):
+                    raise AttributeError(name)
+                return type(name, (), {})
+
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("torchvision", "torchvision.ops", "torchvision.transforms"):
+            sys.modules[name] = Empty(name)
+
+
 def oml(size: int) -> dict:
+    stand_in_for_torchvision()
     import torch
     from oml.losses.triplet import TripletLossWithMiner
     from oml.miners.inbatch_hard_tri import HardTripletsMiner
@@ -86,7 +108,7 @@ def oml(size: int) -> dict:
 
 
 def serve(library: str) -> None:
-    """Answers lines `SIZE NAME SECONDS` with milliseconds, and `SIZE NAME memory` with MB."""
+    """Answers lines `SIZE SECONDS NAME` with milliseconds, and `SIZE names -` with the names."""
     steps: dict = {}
     print("ready", flush=True)
     for line in sys.stdin:
@@ -99,11 +121,6 @@ def serve(library: str) -> None:
                 step()
         if what == "names":
             print(json.dumps(list(steps[size])), flush=True)
-        elif what == "memory":
-            pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-            before = resident("VmRSS")
-            steps[size][name]()
-            print(resident("VmHWM") - before, flush=True)
         else:
             print(cpu_ms(steps[size][name], float(what)), flush=True)
 
@@ -164,15 +181,15 @@ def main() -> None:
         for _ in range(options.rounds):
             for one, name in asked:
                 times[name].append(one.ask(size, str(options.seconds), name))
-        print(f"\nB = {size}{'ms':>20}{'MB':>9}   times ours of that name [smallest, largest]")
-        for one, name in asked:
+        print(f"\nB = {size}{'ms':>20}   times ours of that name [smallest, largest]")
+        for _, name in asked:
             base = times["ours " + name.split(" ", 1)[1]]
             ratios = [a / b for a, b in zip(times[name], base)]
             row = {"size": size, "loss": name, "ms": statistics.median(times[name]),
-                   "memory_mb": one.ask(size, "memory", name), "ratio": statistics.median(ratios),
-                   "smallest": min(ratios), "largest": max(ratios)}  # fmt: skip
+                   "ratio": statistics.median(ratios), "smallest": min(ratios),
+                   "largest": max(ratios)}  # fmt: skip
             rows.append(row)
-            print(f"  {name:<16}{row['ms']:>12.3g}{row['memory_mb']:>9.1f}   {row['ratio']:.3g} "
+            print(f"  {name:<16}{row['ms']:>12.3g}   {row['ratio']:.3g} "
                   f"[{min(ratios):.3g}, {max(ratios):.3g}]", flush=True)  # fmt: skip
         if options.json:
             pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")

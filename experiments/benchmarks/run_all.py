@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 # What an environment needs beside pip. torch is the CPU build where the package index offers it.
 ENVIRONMENTS = {
     "pml": ("torch==2.13.0", "pytorch-metric-learning==2.9.0", "numpy<2"),
-    "oml": ("torch==2.13.0", "open-metric-learning", "numpy<2"),
+    "oml": ("torch==2.13.0", "open-metric-learning==4.0.0", "omegaconf", "numpy<2"),
     "torch": ("torch==2.13.0", "pillow", "numpy"),
 }
 # Name -> environment it runs in ("" for this one), environments whose Python it is told, arguments,

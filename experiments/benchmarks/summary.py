@@ -114,8 +114,10 @@ def _step(folder):
         yield _row(f"step, {row['subject']}", f"{row['peer']}, time", cell, reach, row["ratio"],
                    True)  # fmt: skip
         if row.get("memory_ratio"):
+            reach = "1.03x" if reach else ""
             yield _row(f"step, {row['subject']}", f"{row['peer']}, memory",
-                       f"{row['memory_ratio']:.2f}", "", 0, True)  # fmt: skip
+                       f"{row['memory_ratio']:.2f}", reach, row["memory_ratio"],
+                       True)  # fmt: skip
 
 
 def _startup(folder):
