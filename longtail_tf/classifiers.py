@@ -34,6 +34,7 @@ from longtail_tf.recognition.recognizer_calibration import (
 )
 from longtail_tf.recognition.rule_evaluation import (
     evaluate_rules,
+    predict_rules,
     prediction_metrics,
     unknown_metrics,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Recognizer",
     "evaluate_rules",
     "fit_recognizer",
+    "predict_rules",
     "prediction_metrics",
     "unknown_metrics",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import numpy as np
@@ -11,9 +12,11 @@ from absl import logging
 
 from longtail_tf.classifiers import (
     Embedded,
+    Predictions,
     Recognizer,
     evaluate_rules,
     fit_recognizer,
+    predict_rules,
     unknown_metrics,
 )
 from longtail_tf.config import Config
@@ -24,7 +27,7 @@ from longtail_tf.embedding_pass import embed_split, prototype_rows
 from longtail_tf.metrics import per_class
 from longtail_tf.metrics.retrieval import retrieval_metrics
 from longtail_tf.metrics.verification import tar_at_far
-from longtail_tf.run_folder import provenance, write_atomically, write_csv, write_json
+from longtail_tf.run_folder import RunFolder, provenance, write_atomically, write_csv, write_json
 from longtail_tf.trained_run import TrainedRun
 from longtail_tf.two_stream_model import TwoStreamModel
 
@@ -132,14 +135,18 @@ def evaluate_test(
         embedded = embed_split(
             run.model, split, image_size=config.image_size or 0, channels=run.channels
         )
+        found = predict_rules(run.recognizer, embedded, test_prior=test_prior)
         content["rules"] = evaluate_rules(
-            run.recognizer, embedded, train_counts=run.class_counts, test_prior=test_prior
+            run.recognizer, embedded, train_counts=run.class_counts, found=found
         )
         content["retrieval"] = _retrieval(embedded, run.class_counts)
         if run.recognizer.threshold is not None:
             content["unknowns"] = unknown_metrics(run.recognizer, embedded)
-        _write_companions(run, embedded, out, test_prior)
-    write_json(out / "evaluation.json", content)
+    files = RunFolder(out)
+    with files.recording(files.evaluation, files.per_class, files.embeddings):
+        if split is not None:
+            _write_companions(run, embedded, files, found)
+        write_json(files.evaluation, content)
     return content
 
 
@@ -168,17 +175,11 @@ def _retrieval(embedded: Embedded, class_counts: np.ndarray) -> Optional[dict[st
 
 
 def _write_companions(
-    run: TrainedRun, embedded: Embedded, out: pathlib.Path, test_prior: Optional[np.ndarray]
+    run: TrainedRun, embedded: Embedded, files: RunFolder, found: Mapping[str, Predictions]
 ) -> None:
-    """per_class.csv and embeddings.npz: what the report draws."""
-    found = run.recognizer.predict(
-        run.config.inference_rule,
-        embedded.embeddings,
-        embedded.head_logits,
-        k=1,
-        test_prior=test_prior,
-    )
-    best = found.class_ids[:, 0]
+    """per_class.csv and embeddings.npz: what the report draws and `compare` pairs by image."""
+    default = found[run.config.inference_rule]
+    best = default.class_ids[:, 0]
     rows = per_class.per_class_rows(
         embedded.labels,
         best,
@@ -187,7 +188,7 @@ def _write_companions(
         num_head=run.num_head,
     )
     write_csv(
-        out / "per_class.csv",
+        files.per_class,
         per_class.COLUMNS,
         ([row[column] for column in per_class.COLUMNS] for row in rows),
     )
@@ -198,6 +199,10 @@ def _write_companions(
         labels=embedded.labels,
         rows=np.arange(len(embedded.labels)),
         predictions=best,
-        confidences=found.probabilities[:, 0],
+        confidences=default.probabilities[:, 0],
+        **{
+            f"predictions_{rule}": predictions.class_ids[:, 0].astype(np.int32)
+            for rule, predictions in found.items()
+        },
     )
-    write_atomically(out / "embeddings.npz", arrays.getvalue())
+    write_atomically(files.embeddings, arrays.getvalue())

@@ -51,7 +51,8 @@ def begin(folder: RunFolder, config: Config, index: DatasetIndex, *, num_head: i
     if config.resume:
         _check_unchanged(folder, config, index)
     else:
-        _write_settings(folder, config, index, num_head=num_head)
+        with folder.recording(folder.config, folder.classes, folder.head_set):
+            _write_settings(folder, config, index, num_head=num_head)
     for note in index.notes:
         logging.info("%s", note)
     logging.info("%s", _summary(config, index, num_head=num_head))

@@ -9,6 +9,7 @@
 | checkpoints/ | everything needed to resume to the same bits |
 | model.weights.h5, prototypes.npz | the trained network; what turns an embedding into a class |
 | evaluation.json, per_class.csv, embeddings.npz | the test set, read once at the last step |
+| digests.json | the SHA-256 of the files above that are read again, checked when they are |
 | report.html, export/ | what people and servers get |
 """
 
@@ -29,10 +30,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, Union
 
-from longtail_tf import __version__
+from longtail_tf import __version__, run_digests
 from longtail_tf.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no digests.json
 Path = Union[str, "os.PathLike[str]"]
 
 
@@ -121,6 +122,8 @@ class RunFolder:
         self.per_class = self.path / "per_class.csv"
         self.embeddings = self.path / "embeddings.npz"
         self.report = self.path / "report.html"
+        self.enrollment = self.path / "enrollment.json"
+        self.digests = self.path / run_digests.FILE
         self.export = self.path / "export"
 
     @classmethod
@@ -128,7 +131,8 @@ class RunFolder:
         """An existing run folder.
 
         Raises:
-          UserError: there is no run in `path`, or a newer longtail_tf wrote it.
+          UserError: there is no run in `path`, a newer longtail_tf wrote it, or its records were
+            changed.
         """
         if not str(path):
             raise UserError("--run_dir is missing: give the folder that longtail_tf.train wrote.")
@@ -144,6 +148,14 @@ class RunFolder:
                 f"{folder.config} is of run format {version}, this longtail_tf {__version__} reads "
                 f"up to {FORMAT_VERSION}: install the longtail_tf that trained it, or a newer one."
             )
+        if version >= 2 and not folder.digests.is_file():
+            raise UserError(
+                f"{folder.digests} is missing: copy the whole run folder, or train again in a new "
+                "one."
+            )
+        folder.check_digests(
+            folder.config, folder.classes, folder.head_set, folder.enrollment
+        )
         return folder
 
     @classmethod
@@ -202,6 +214,28 @@ class RunFolder:
                 "whole; finish it with --resume or copy it again."
             )
         return path
+
+    @contextlib.contextmanager
+    def recording(self, *paths: pathlib.Path) -> Iterator[None]:
+        """Takes down the digests of `paths`, files that the body writes.
+
+        While it runs they have none, so that a kill in between leaves nothing that contradicts.
+        """
+        names = [path.name for path in paths]
+        write_atomically(self.digests, run_digests.without(self.path, names))
+        yield
+        self.record_digests(*paths)
+
+    def record_digests(self, *paths: pathlib.Path) -> None:
+        """Takes down the digests of `paths` as they are now."""
+        names = [path.name for path in paths]
+        write_atomically(self.digests, run_digests.updated(self.path, names))
+
+    def check_digests(
+        self, *paths: pathlib.Path, remedy: str = "train again in a new folder"
+    ) -> None:
+        """Raises a UserError where one of `paths` is not as the run wrote it."""
+        run_digests.check(self.path, [path.name for path in paths], remedy=remedy)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Adds one line to metrics.jsonl."""

@@ -147,11 +147,12 @@ def save_run(folder: RunFolder, model: TwoStreamModel, recognizer: Recognizer) -
     Returns:
       The run as `load_run` would give it.
     """
-    recognizer.save(folder.prototypes)
-    # Keras picks the format by the ending, so the hidden sibling must keep it.
-    beside = folder.weights.with_name(f".{folder.weights.name}")
-    model.save_weights(str(beside))
-    beside.replace(folder.weights)
+    with folder.recording(folder.prototypes, folder.weights):
+        recognizer.save(folder.prototypes)
+        # Keras picks the format by the ending, so the hidden sibling must keep it.
+        beside = folder.weights.with_name(f".{folder.weights.name}")
+        model.save_weights(str(beside))
+        beside.replace(folder.weights)
     return _with_records(folder, model, recognizer)
 
 
@@ -177,17 +178,23 @@ def load_run(path: str) -> TrainedRun:
     """Loads what `train.run` saved in the run folder `path`.
 
     Raises:
-      UserError: a file is missing, damaged, or of a newer version.
+      UserError: a file is missing, damaged, changed, or of a newer version.
     """
     folder = RunFolder.open(path)
     config = load_settings(folder)
     content = folder.read_json(folder.config)
-    recognizer = Recognizer.load(folder.require(folder.prototypes))
+    folder.require(folder.weights)
+    folder.check_digests(
+        folder.require(folder.prototypes),
+        folder.weights,
+        remedy="write it anew from the last checkpoint with longtail_tf.train --resume",
+    )
+    recognizer = Recognizer.load(folder.prototypes)
     model = build_model(
         config, channels=content["channels"], num_head=content["num_head"], precision="float32"
     )
     try:
-        model.load_weights(str(folder.require(folder.weights)))
+        model.load_weights(str(folder.weights))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder.weights} is damaged or of another network "

@@ -77,6 +77,48 @@ def test_single_runs_are_paired_by_image(folder):
     assert [worse.low, worse.high] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.012)
 
 
+def test_single_runs_are_paired_by_image_in_every_rule_that_both_keep(tmp_path):
+    named = []
+    for number, kept in enumerate((("gated", "ncm", "linear"), ("gated", "ncm", "knn"))):
+        folder = tmp_path / str(number)
+        report_fixtures.make_run(folder, seed=number, config={"width": 8 + number})
+        arrays = dict(np.load(folder / "embeddings.npz"))
+        rng = np.random.default_rng(number)
+        wrong = (arrays["labels"] + 1) % 60
+        for rule in kept:
+            arrays[f"predictions_{rule}"] = np.where(
+                rng.random(len(wrong)) < 0.5 + 0.2 * number, arrays["labels"], wrong
+            )
+        order = rng.permutation(len(wrong))  # rows tell which image, not the place
+        arrays = {
+            name: array[order] if array.shape[:1] == wrong.shape else array
+            for name, array in arrays.items()
+        }
+        np.savez(folder / "embeddings.npz", **arrays)
+        back = np.argsort(arrays["rows"])
+        named.append({name: array[back] for name, array in arrays.items()})
+    found = compare_runs([read_run(tmp_path / "0"), read_run(tmp_path / "1")])
+    assert [(row.name, row.rule) for row in found.rows] == [("1", "gated"), ("1", "ncm")]
+    change = [(run["predictions_ncm"] == run["labels"]).mean() for run in named]
+    ncm = found.rows[1].differences["all"]
+    assert ncm.mean == pytest.approx(change[1] - change[0]) and ncm.low > 0
+    default = [(run["predictions"] == run["labels"]).mean() for run in named]
+    assert found.rows[0].differences["all"].mean == pytest.approx(default[1] - default[0])
+
+
+def test_the_headline_is_of_the_default_rule(tmp_path):
+    for number in range(2):
+        folder = tmp_path / str(number)
+        report_fixtures.make_run(folder, seed=0, config={"width": 8 + number})
+        arrays = dict(np.load(folder / "embeddings.npz"))
+        good = arrays["labels"] if number else (arrays["labels"] + 1) % 60
+        np.savez(folder / "embeddings.npz", **arrays, predictions_ncm=good)
+    runs = f"{tmp_path / '0'},{tmp_path / '1'}"
+    found = compare.run(compare.CompareConfig(runs=runs, out=str(tmp_path / "c.html")))
+    assert found.rows[1].differences["all"].mean == 1
+    assert "No clear lead over 0" in Outline((tmp_path / "c.html").read_text()).words
+
+
 def test_seeds_of_one_setting_are_told_as_such(folder):
     found = compare_runs([read_run(folder / name) for name in ("alternate-0", "alternate-1")])
     assert len(found.groups) == 1 and found.rows[0].name == "alternate-1"
@@ -101,7 +143,8 @@ def test_text_and_page_hold_the_numbers(folder, tmp_path, capsys):
         assert f"{mean:+.2f} [{low:+.2f} {high:+.2f}]" in text
         assert f"{low:+.1f} to {high:+.1f}".replace("-", "\u2212") in outline.words
         assert difference.verdict in outline.words
-    best = max(found.rows, key=lambda row: row.differences["all"].mean)
+    defaults = [row for row in found.rows if row.rule == "gated"]
+    best = max(defaults, key=lambda row: row.differences["all"].mean)
     assert f"{best.name} is {100 * best.differences['all'].mean:.1f} points ahead" in outline.words
     assert "schedule" in outline.words and "width" in outline.words
     assert sorted(path.name for path in (tmp_path / "projector").iterdir()) == sorted(

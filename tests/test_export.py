@@ -122,6 +122,15 @@ def test_classes_are_added_and_removed_without_touching_the_run(done, exported, 
     assert [change["change"] for change in record["changes"]] == ["add", "remove", "rename"]
     assert record["class_map"] == [0, -1, 1, 2, 3, 4, 5, 6]
     assert record["changes"][0]["image_sha256"]
+    digests = json.loads((renamed.run_dir / "digests.json").read_text())["sha256"]
+    assert set(digests) == {
+        "config.json", "classes.csv", "head_set.json", "enrollment.json", "prototypes.npz",
+        "model.weights.h5",
+    }  # fmt: skip
+    changed = renamed.run_dir / "enrollment.json"
+    changed.write_text(changed.read_text().replace("shadow", "shade"))
+    with pytest.raises(UserError, match="enrollment.json was changed after the run wrote it"):
+        enroll.run(EnrollConfig(run_dir=str(renamed.run_dir), remove="shadow"))
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

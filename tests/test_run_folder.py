@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -110,6 +111,67 @@ def test_missing_files_are_told(tmp_path):
         folder.require(folder.prototypes)
     with pytest.raises(UserError, match="evaluation.json is missing"):
         folder.read_json(folder.evaluation)
+
+
+def _recorded_run(path):
+    folder = RunFolder(path)
+    with folder.recording(folder.config, folder.classes, folder.weights):
+        write_json(folder.config, {"format_version": 2})
+        write_csv(folder.classes, ("id", "name"), [(0, "a")])
+        write_atomically(folder.weights, b"weights")
+    return folder
+
+
+def test_digests_are_those_of_the_files(tmp_path):
+    folder = _recorded_run(tmp_path)
+    assert json.loads(folder.digests.read_text()) == {
+        "sha256": {
+            name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+            for name in ("classes.csv", "config.json", "model.weights.h5")
+        }
+    }
+    folder.check_digests(folder.config, folder.weights, folder.prototypes)
+    assert RunFolder.open(tmp_path).path == tmp_path
+
+
+@pytest.mark.parametrize("name", ["config.json", "classes.csv"])
+def test_open_refuses_changed_records(tmp_path, name):
+    folder = _recorded_run(tmp_path)
+    with open(tmp_path / name, "a") as file:
+        file.write(" ")
+    with pytest.raises(UserError, match=f"{name} was changed after the run wrote it.*restore it"):
+        RunFolder.open(tmp_path)
+    folder.record_digests(tmp_path / name)
+    RunFolder.open(tmp_path)
+
+
+def test_a_changed_file_is_told_with_its_remedy(tmp_path):
+    folder = _recorded_run(tmp_path)
+    write_atomically(folder.weights, b"weighty")
+    with pytest.raises(UserError, match="restore it from a copy, or do this. If you changed it"):
+        folder.check_digests(folder.weights, remedy="do this")
+
+
+def test_open_refuses_missing_or_damaged_digests(tmp_path):
+    folder = _recorded_run(tmp_path)
+    for text in ("{", "[]", '{"sha256": 3}', "{}"):
+        folder.digests.write_text(text)
+        with pytest.raises(UserError, match="digests.json is damaged"):
+            RunFolder.open(tmp_path)
+    folder.digests.unlink()
+    with pytest.raises(UserError, match="digests.json is missing: copy the whole run folder"):
+        RunFolder.open(tmp_path)
+    write_json(folder.config, {"format_version": 1})  # a run from before there were digests
+    RunFolder.open(tmp_path)
+
+
+def test_a_kill_while_files_are_written_anew_leaves_a_folder_that_opens(tmp_path):
+    folder = _recorded_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt), folder.recording(folder.weights):
+        write_atomically(folder.weights, b"other")
+        raise KeyboardInterrupt
+    assert "model.weights.h5" not in folder.digests.read_text()
+    RunFolder.open(tmp_path).check_digests(folder.weights)
 
 
 def test_trim_metrics_drops_later_and_broken_lines(tmp_path):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import threading
+import weakref
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.serving import versions
+from longtail_tf.serving import memory, versions
 from longtail_tf.serving.batching_parameters import BatchingParameters
 from longtail_tf.serving.model_config import ModelConfig, read_model_config, single_model
 from longtail_tf.serving.model_store import ModelStore
@@ -67,6 +69,24 @@ def test_a_new_version_takes_over_and_the_old_one_ends(base, opened):
     assert _served(store) == 2
     with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 1\)"):
         _served(store, version=1)
+
+
+def test_an_unloaded_version_is_freed_at_once(base, opened, monkeypatch):
+    trimmed = []
+    monkeypatch.setattr(memory, "_malloc_trim", lambda: trimmed.append)
+    store = opened([_config(base)])
+    store.load_all()
+    with store.lease(predict_request().model_spec) as servable:
+        graph = weakref.ref(servable._session.graph)
+    del servable
+    copy_version(saved_once(), base, 2)
+    gc.disable()  # the graph is tied in cycles: nobody else may untie them
+    try:
+        store.poll(at_once=True)
+        assert _states(store)[1] == "END" and graph() is None
+    finally:
+        gc.enable()
+    assert trimmed == [0]
 
 
 def test_removing_the_newest_version_rolls_back(base, opened):

@@ -3,12 +3,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
 import pytest
 
-from longtail_tf import classify, cli, evaluate, train
+from longtail_tf import classify, cli, evaluate, report, train
 from longtail_tf.config import Config
 from longtail_tf.errors import UserError
 from longtail_tf.run_folder import RunFolder
@@ -61,6 +62,7 @@ def test_a_run_leaves_every_promised_file(done):
         "per_class.csv",
         "embeddings.npz",
         "report.html",
+        "digests.json",
     }
     assert not [name for name in left if name.startswith(".") and name != ".lock"]
 
@@ -192,6 +194,63 @@ def test_classify_reports_bad_files_and_still_answers_the_rest(done, tmp_path, c
         classify.run(classify.ClassifyConfig(images=images, run_dir=str(done.run_dir)))
     lines = capsys.readouterr().out.splitlines()
     assert "cannot be read" in lines[2] and "bar" in lines[1] and "not a whole" in lines[0]
+
+
+def spoiled(done, tmp_path, name):
+    """A copy of the run with one byte of the file `name` turned."""
+    copy = tmp_path / "copy"
+    shutil.copytree(done.run_dir, copy)
+    raw = bytearray((copy / name).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (copy / name).write_bytes(raw)
+    return str(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "classes.csv", "head_set.json", "prototypes.npz", "model.weights.h5"]
+)
+def test_a_changed_file_is_told_before_the_run_is_used(done, tmp_path, name):
+    with pytest.raises(UserError, match=f"{name} was changed after the run wrote it"):
+        load_run(spoiled(done, tmp_path, name))
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "per_class.csv", "embeddings.npz"])
+def test_a_changed_evaluation_is_told_and_can_be_made_anew(done, tmp_path, name):
+    copy = spoiled(done, tmp_path, name)
+    with pytest.raises(UserError, match="changed after the run wrote it.*longtail_tf.evaluate"):
+        report.run(report.ReportConfig(run_dir=copy))
+    evaluate.run(evaluate.EvaluateConfig(run_dir=copy))
+    report.run(report.ReportConfig(run_dir=copy))
+
+
+def test_resume_refuses_changed_records_and_mends_a_changed_network(done, tmp_path):
+    copy = spoiled(done, tmp_path, "classes.csv")
+    data = load_run(str(done.run_dir)).config.data
+    again = tiny(tmp_path, data=data, run_dir=copy, resume=True)
+    with pytest.raises(UserError, match="classes.csv was changed"):
+        train.run(again)
+    shutil.rmtree(copy)
+    spoiled(done, tmp_path, "model.weights.h5")
+    assert train.run(again).metrics == done.metrics
+    load_run(copy)
+
+
+def test_resume_refuses_a_damaged_checkpoint(done, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(done.run_dir, copy)
+    for path in (copy / "checkpoints").glob("*.data-*"):
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    data = load_run(str(done.run_dir)).config.data
+    with pytest.raises(UserError, match="does not fit this network or is damaged"):
+        train.run(tiny(tmp_path, data=data, run_dir=str(copy), resume=True))
+
+
+def test_each_rules_predictions_are_kept_for_compare(done):
+    kept = np.load(done.run_dir / "embeddings.npz")
+    right = {rule: (kept[f"predictions_{rule}"] == kept["labels"]).mean() for rule in RULES}
+    assert right == pytest.approx({rule: done.metrics[rule]["all"] for rule in RULES})
 
 
 def stop_at(step, monkeypatch):

@@ -246,8 +246,8 @@ def fuzz(base: str, count: int) -> None:
     print("unexpected codes:", unexpected or "none", "- exit code", server.stop())
 
 
-def soak(base: str, image: bytes, seconds: float, pause_s: float) -> None:
-    """Mixed load while versions are swapped; memory is printed as it goes."""
+def soak(base: str, image: bytes, seconds: float, pause_s: float, swap_every_s: float) -> None:
+    """Mixed load, with or without swaps of versions; memory is printed as it goes."""
     import shutil
 
     from tests.test_serving_faults import mutated_request
@@ -258,7 +258,8 @@ def soak(base: str, image: bytes, seconds: float, pause_s: float) -> None:
     server = ServerProcess(folder, "--file_system_poll_wait_seconds=0.2")
     rng, good = np.random.default_rng(0), request_of([image])
     failures, sent, version = 0, 0, 1
-    start = last = time.monotonic()
+    start = last = shown = time.monotonic()
+    memory: list[tuple[float, float]] = []
     with grpc.insecure_channel(server.address) as channel:
         call = channel.unary_unary(PREDICT)
         while time.monotonic() - start < seconds:
@@ -271,7 +272,7 @@ def soak(base: str, image: bytes, seconds: float, pause_s: float) -> None:
                 with contextlib.suppress(grpc.RpcError):
                     call(mutated_request(rng), timeout=60)
                 time.sleep(pause_s)
-            if time.monotonic() - last > 2:
+            if swap_every_s and time.monotonic() - last > swap_every_s:
                 last = time.monotonic()
                 version += 1
                 beside = os.path.join(folder, f".{version}")
@@ -279,11 +280,21 @@ def soak(base: str, image: bytes, seconds: float, pause_s: float) -> None:
                 os.rename(beside, os.path.join(folder, str(version)))
                 if version > 4:
                     shutil.rmtree(os.path.join(folder, str(version - 4)))
+            memory.append((time.monotonic() - start, server.rss_mib()))
+            if time.monotonic() - shown > seconds / 20:
+                shown = time.monotonic()
                 print(
-                    f"  {last - start:4.0f} s: version {version}, {sent} good requests, "
-                    f"{failures} failed, server {server.rss_mib():.0f} MiB",
+                    f"  {shown - start:4.0f} s: version {version}, {sent} good requests, "
+                    f"{failures} failed, server {memory[-1][1]:.0f} MiB",
                     flush=True,
                 )
+    for name, low, high in (("second", 0.25, 0.5), ("last", 0.75, 1.0)):
+        quarter = [mib for at, mib in memory if low <= at / seconds <= high]
+        if quarter:
+            print(
+                f"  {name} quarter: median {statistics.median(quarter):.0f} MiB "
+                f"({min(quarter):.0f} to {max(quarter):.0f})"
+            )
     print(
         f"soak: {sent} good requests, {failures} failed, {version} versions, alive "
         f"{server.is_alive()}, exit code {server.stop()}"
@@ -300,6 +311,7 @@ def main() -> None:
     parser.add_argument("--server_flag", action="append", default=[], help="for serve, repeatable")
     parser.add_argument("--fuzz", type=int, default=0)
     parser.add_argument("--soak", type=float, default=0.0, help="seconds")
+    parser.add_argument("--swap_every", type=float, default=2.0, help="s of a soak; 0: no swaps")
     parser.add_argument("--pause", type=float, default=0.0, help="s between a soak's requests")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -314,7 +326,7 @@ def main() -> None:
         if flags.fuzz:
             fuzz(base, flags.fuzz)
         elif flags.soak:
-            soak(base, image, flags.soak, flags.pause)
+            soak(base, image, flags.soak, flags.pause, flags.swap_every)
         else:
             measure(base, image, flags.rounds, flags.calls, flags.server_flag)
 

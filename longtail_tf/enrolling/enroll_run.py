@@ -19,7 +19,7 @@ from longtail_tf.enrolling.enrollment import RECORD_FILE, enrolled_index
 from longtail_tf.errors import UserError
 from longtail_tf.images.preprocess import preprocess_many
 from longtail_tf.metrics import shot_accuracy, shot_bands
-from longtail_tf.run_folder import RunFolder, write_csv, write_json
+from longtail_tf.run_folder import FORMAT_VERSION, RunFolder, write_csv, write_json
 from longtail_tf.trained_run import TrainedRun, build_model, load_run, save_run
 from longtail_tf.two_stream_model import TwoStreamModel
 
@@ -151,6 +151,7 @@ def save_enrolled(
     for path in (run.folder.flagfile, run.folder.head_set):
         shutil.copy(run.folder.require(path), hidden / path.name)
     content = run.folder.read_json(run.folder.config)
+    content["format_version"] = FORMAT_VERSION
     content["settings"]["inference_rule"] = rule
     content.update(num_classes=recognizer.num_classes, num_head=recognizer.num_head)
     write_json(folder.config, content)
@@ -178,6 +179,7 @@ def save_enrolled(
             "provenance": content["provenance"],
         },
     )
+    folder.record_digests(folder.config, folder.classes, folder.head_set, folder.enrollment)
     save_run(folder, _model_of(run, recognizer, new_ids), recognizer)
     hidden.rename(out)
     return load_run(str(out))

@@ -44,7 +44,8 @@ def calibrate(
         threshold = unknown_scores(recognizer, val, false_accept_rate=false_accept_rate).threshold
         log(
             f"rejection threshold {threshold:.3f}: lets {false_accept_rate:.1%} of unknown images "
-            "through on validation"
+            f"through on {len(val.labels):,} validation images of {len(np.unique(val.labels)):,} "
+            f"of {recognizer.num_classes:,} classes"
         )
     return dataclasses.replace(recognizer, temperatures=temperatures, threshold=threshold)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ def evaluate_rules(
     seed: int = 0,
     replicates: int = 1000,
     test_prior: np.ndarray | None = None,
+    found: Mapping[str, Predictions] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Returns the metrics of each rule the recognizer can apply, ready for JSON.
 
@@ -46,6 +47,7 @@ def evaluate_rules(
       seed: of the bootstrap; the same draws for every rule, so rules compare image by image.
       replicates: of the bootstrap; 0 leaves the intervals out.
       test_prior: float [C], how often each class is expected; None: all alike.
+      found: what `predict_rules` returns, where the caller has it already.
     """
     embedded = checked_embedded(
         embedded,
@@ -53,22 +55,41 @@ def evaluate_rules(
         num_head=recognizer.num_head,
         name="evaluation",
     )
-    available = recognizer.available_rules(has_head_logits=embedded.head_logits is not None)
+    if found is None:
+        found = predict_rules(recognizer, embedded, rules=rules, test_prior=test_prior)
     return {
         rule: prediction_metrics(
-            recognizer.predict(
-                rule,
-                embedded.embeddings,
-                embedded.head_logits,
-                # What `head_only` puts behind its head classes are no guesses.
-                k=min(5, recognizer.num_head) if rule == "head_only" else 5,
-                test_prior=test_prior,
-            ),
+            predictions,
             embedded.labels,
             train_counts=train_counts,
             num_head=recognizer.num_head,
             seed=seed,
             replicates=replicates,
+        )
+        for rule, predictions in found.items()
+    }
+
+
+def predict_rules(
+    recognizer: Recognizer,
+    embedded: Embedded,
+    *,
+    rules: Sequence[str] = RULES,
+    test_prior: np.ndarray | None = None,
+) -> dict[str, Predictions]:
+    """Returns the five best classes of each image by each rule the recognizer can apply.
+
+    Args are those of `evaluate_rules`.
+    """
+    available = recognizer.available_rules(has_head_logits=embedded.head_logits is not None)
+    return {
+        rule: recognizer.predict(
+            rule,
+            embedded.embeddings,
+            embedded.head_logits,
+            # What `head_only` puts behind its head classes are no guesses.
+            k=min(5, recognizer.num_head) if rule == "head_only" else 5,
+            test_prior=test_prior,
         )
         for rule in rules
         if rule in available

@@ -42,8 +42,11 @@ def as_page(comparison: Comparison, *, version: str) -> Html:
 
 
 def _headline(comparison: Comparison) -> list:
+    first_rows = {row.name: row for row in reversed(comparison.rows)}  # of the default rule
     overall = [
-        (row.name, row.differences["all"]) for row in comparison.rows if row.differences["all"]
+        (row.name, row.differences["all"])
+        for row in comparison.rows
+        if row is first_rows[row.name] and row.differences["all"]
     ]
     if not overall:
         return [f"{counted(len(comparison.groups), 'setting')} side by side"]

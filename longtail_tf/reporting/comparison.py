@@ -88,8 +88,8 @@ def compare_runs(runs: Sequence[RunData]) -> Comparison:
         if len(shared) >= FEWEST_SEEDS:
             rows += _by_seeds(first, other, shared, rules)
         else:
-            row, note = _by_images(first, other)
-            rows += [row] if row else []
+            found, note = _by_images(first, other)
+            rows += found
             notes += [note] if note else []
     return Comparison(groups, rules, rows, notes)
 
@@ -174,11 +174,12 @@ def _by_seeds(first: Group, other: Group, shared: list[int], rules: list[str]) -
     return rows
 
 
-def _by_images(first: Group, other: Group) -> tuple[Row | None, str]:
+def _by_images(first: Group, other: Group) -> tuple[list[Row], str]:
+    """The default rules, which may differ, then every other rule that both runs keep."""
     ours, theirs = (next(iter(group.runs.values())) for group in (first, other))
     known: list[Any] = [ours.recognised, theirs.recognised]
     if None in known or ours.classes is None:
-        return None, (
+        return [], (
             f"{other.name} against {first.name}: no interval, since one of them keeps no "
             "predictions of single images (embeddings.npz)."
         )
@@ -189,13 +190,17 @@ def _by_images(first: Group, other: Group) -> tuple[Row | None, str]:
         np.array_equal(one.rows[first_order], two.rows[second_order])
         and np.array_equal(labels, two.labels[second_order])
     ):
-        return None, (
+        return [], (
             f"{other.name} against {first.name}: no interval, since they were not evaluated on the "
             "same test images."
         )
-    differences = over_images(
-        labels, one.predictions[first_order], two.predictions[second_order],
-        ours.classes.train_counts,
-    )  # fmt: skip
-    rules = list(dict.fromkeys([ours.default_rule, theirs.default_rule]))
-    return Row(other.name, " / ".join(rules), differences), ""
+    defaults = list(dict.fromkeys([ours.default_rule, theirs.default_rule]))
+    pairs = {" / ".join(defaults): (one.predictions, two.predictions)}
+    for rule in one.by_rule:
+        if rule in two.by_rule and rule not in pairs:
+            pairs[rule] = one.by_rule[rule], two.by_rule[rule]
+    counts = ours.classes.train_counts
+    return [
+        Row(other.name, rule, over_images(labels, a[first_order], b[second_order], counts))
+        for rule, (a, b) in pairs.items()
+    ], ""

@@ -31,7 +31,10 @@ def count_curve(run: RunData) -> Section | Missing:
     num_classes, head = len(counts), int(classes.is_head.sum())
     if num_classes <= LINEAR_RANK_UP_TO:
         x = charts.linear_axis(0, num_classes, title="class rank, by training images")
-        x = charts.Axis(0, num_classes, tuple(t for t in x.ticks if t[0] <= num_classes), x.title)
+        ranks = tuple(
+            (at, f"{at:,.0f}") for at, _ in x.ticks if at <= num_classes and float(at).is_integer()
+        )
+        x = charts.Axis(0, num_classes, ranks, x.title)
         edges, shift = np.arange(num_classes + 1), 0
     else:
         x = charts.log_axis(1, num_classes, title="class rank, by training images (log scale)")

@@ -30,9 +30,15 @@ def unknowns_section(run: RunData) -> Section | Missing:
             rows.append([UNKNOWN_WORDS.get(key, _spoken(key)), _written(key, value)])
     if not rows:
         return Missing(title, "evaluation.json holds no numbers on unknowns.")
+    asked = run.setting("false_accept_rate")
+    if _is_number(asked):
+        words = "Unknown images that may pass, as asked for on the validation images"
+        rows.append([words, _written("false_accept_rate", asked)])
     words = (
         "The threshold is set on validation images. Here each image plays itself, and once more a "
-        "stranger, with its own class taken away. True strangers may be somewhat harder. The "
+        "stranger, with its own class taken away. True strangers may be somewhat harder, "
+        "and so may classes with few or no validation images: hold what passes against what was "
+        "asked for. The "
         "accuracies of this report are without rejection."
     )
     body = table(["Measure", "Value"], rows, caption="Rejection of unknown classes")

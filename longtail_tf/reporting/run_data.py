@@ -14,6 +14,7 @@ from longtail_tf.reporting import npz
 from longtail_tf.reporting.class_tables import Classes, PerClass, read_classes, read_per_class
 from longtail_tf.run_folder import RunFolder
 
+_BY_RULE = "predictions_"  # arrays of embeddings.npz
 GROUPS = ("all", *BANDS)
 BAND_WORDS = {
     "all": "all classes",
@@ -31,12 +32,14 @@ class Recognised:
       labels, predictions: int64 [N] class ids.
       rows: int64 [N] in the test split.
       confidences: float64 [N] in 0..1, None where the run kept none.
+      by_rule: int64 [N] class ids that each rule named; empty where the run kept none.
     """
 
     labels: np.ndarray
     predictions: np.ndarray
     rows: np.ndarray
     confidences: np.ndarray | None
+    by_rule: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +109,15 @@ def read_run(run_dir: Any) -> RunData:
     """Reads a run folder for a report.
 
     Raises:
-      UserError: it is not a run folder, or one of its files is damaged.
+      UserError: it is not a run folder, or one of its files is damaged or was changed.
     """
     folder = RunFolder.open(run_dir)
+    folder.check_digests(
+        folder.evaluation,
+        folder.per_class,
+        folder.embeddings,
+        remedy="write it anew with longtail_tf.evaluate",
+    )
     training, validation = _read_metrics(folder)
     flags_text = folder.flagfile.read_text() if folder.flagfile.is_file() else ""
     return RunData(
@@ -161,4 +170,9 @@ def _read_recognised(folder: RunFolder) -> Recognised | None:
     confidences = None
     if "confidences" in names:
         confidences = npz.whole_array(folder.embeddings, "confidences").astype(np.float64)
-    return Recognised(labels, predictions, rows, confidences)
+    by_rule = {
+        name[len(_BY_RULE) :]: npz.whole_array(folder.embeddings, name).astype(np.int64)
+        for name in names
+        if name.startswith(_BY_RULE)
+    }
+    return Recognised(labels, predictions, rows, confidences, by_rule)

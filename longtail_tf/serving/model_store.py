@@ -17,6 +17,7 @@ from absl import logging
 
 from longtail_tf.serving import versions
 from longtail_tf.serving.batching_parameters import BatchingParameters
+from longtail_tf.serving.memory import give_back_memory
 from longtail_tf.serving.model_config import ModelConfig
 from longtail_tf.serving.servable import Servable
 from longtail_tf.serving.status import Code, ServingError, from_exception, invalid_argument
@@ -221,8 +222,11 @@ class ModelStore:
             self._set_state(name, VersionState(number, UNLOADING))
             self.on_change()
             servable.close()
+            del servable
             self._set_state(name, VersionState(number, END))
             logging.info("version %d of model %s is unloaded", number, name)
+        if numbers:
+            give_back_memory()
 
     def _set_state(self, name: str, state: VersionState) -> None:
         states = {**self._states.get(name, {}), state.version: state}

@@ -116,7 +116,8 @@ class Servable:
         if self._queue is not None:
             self._queue.close()
         self._session.close()
-        self.signatures = {}
+        # Whoever still holds this object does not keep the graph
+        self._session, self.signatures = None, {}
 
     def _run_by_name(self, signature_name: str, arrays: Arrays) -> Arrays:
         return self.run(self.signatures[signature_name], arrays)
