@@ -69,6 +69,7 @@ for precision, tolerance in (("float32", 1e-3), ("mixed_bfloat16", 0.1)):
     tf.keras.mixed_precision.set_global_policy(precision)
     with strategy.scope():
         norm = distribution.batch_norm()
+        norm.build(images.shape)  # Keras 3 under a strategy makes no variables while tracing
     run = tf.function(lambda x: strategy.run(lambda x: norm(x, training=True), (x,)))
     kept = tf.cast(images, "bfloat16" if "16" in precision else "float32")
     parts = strategy.experimental_distribute_values_from_function(
