@@ -6,9 +6,9 @@ import sys
 import pytest
 import tensorflow as tf
 
-from longtail_tf import distribution
+from longtail_tf import distribution, keras_version
 from longtail_tf.errors import UserError
-from tests import replica_runs
+from tests import replica_runs, stacks
 
 # Logical devices must be set before TensorFlow starts, hence processes of their own.
 TWO_DEVICES = """
@@ -181,6 +181,14 @@ def test_a_tf_config_that_cannot_work_is_told(tf_config, message, monkeypatch):
         distribution.strategy_of("workers")
 
 
+def test_workers_under_keras_3_are_refused(monkeypatch):
+    monkeypatch.setattr(keras_version, "KERAS_3", True)
+    monkeypatch.setenv("TF_CONFIG", replica_runs.tf_configs()[0])
+    with pytest.raises(UserError, match="--replicas=workers does not train with Keras 3: start"):
+        distribution.strategy_of("workers")
+
+
+@stacks.needs_workers
 def test_workers_after_tensorflow_has_started_are_told(monkeypatch):
     tf.constant(0)
     monkeypatch.setenv("TF_CONFIG", replica_runs.tf_configs()[0])
