@@ -18,6 +18,19 @@ def run(code):
     return result
 
 
+def test_a_command_starts_tensorflow_without_a_word_and_shows_what_else_is_written():
+    code = (
+        "import os, sys; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'\n"
+        "from longtail_tf import quiet_start; quiet_start.install()\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "import tensorflow as tf; tf.constant(0)\n"
+        "print(tf.__name__, len(tf.__version__) > 3)\n"
+        "quiet_start._quietly(lambda: os.write(2, b'kept\\noneDNN custom operations are on\\n'))()"
+    )
+    result = run(code)
+    assert result.stdout == "tensorflow True\n" and result.stderr == "kept\n"
+
+
 def test_xla_says_nothing():
     code = (
         "import os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'\n"
