@@ -1,7 +1,8 @@
 # make demo   set up, train on a long-tailed set of real images, classify one of them
 # make test   set up, then lint, types and every test
 # make lint | make bench | make clean
-# PYTHON=python3.10 make test   picks the Python; otherwise the newest suitable one is taken
+# PYTHON=python3.12 make test   picks the Python, and with it the stack: 3.9 to 3.11 have TensorFlow
+#   2.15 and are taken first, 3.12 and 3.13 have 2.21 with Keras 3. VENV=.venv2 keeps both.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -31,10 +32,10 @@ setup: $(VENV)/.demo-installed
 setup-test: $(VENV)/.test-installed
 
 # One pip command each: adding a package later could move protobuf past what TensorFlow accepts.
-$(VENV)/.demo-installed: setup.cfg pyproject.toml scripts/make_venv.sh
+$(VENV)/.demo-installed: setup.cfg pyproject.toml scripts/make_venv.sh scripts/find_python.sh
 	@scripts/make_venv.sh $(VENV) "demo"
 	@touch $@
 
-$(VENV)/.test-installed: setup.cfg pyproject.toml scripts/make_venv.sh
+$(VENV)/.test-installed: setup.cfg pyproject.toml scripts/make_venv.sh scripts/find_python.sh
 	@scripts/make_venv.sh $(VENV) "demo,serving,test"
 	@touch $@ $(VENV)/.demo-installed

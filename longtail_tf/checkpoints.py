@@ -59,7 +59,7 @@ class Checkpoints:
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise UserError(
                 f"{newest} does not fit this network or is damaged: "
-                "resume with the settings in config.flags, or start a new run."
+                "resume with the settings in config.flags and the same Keras, or start a new run."
             ) from error
         return self.step
 

@@ -20,7 +20,7 @@ from typing import Any, Optional
 from absl import flags as absl_flags
 from absl import logging
 
-from longtail_tf import flags
+from longtail_tf import flags, quiet_start
 from longtail_tf.errors import UserError
 
 BAD_INPUT_EXIT_CODE = 2
@@ -53,6 +53,7 @@ def launch(
     # TensorFlow reads this when it is first imported, which is after this line: its start-up lines
     # about CPU features and absent GPUs are not for the user. Errors come back as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_start.install()
     try:
         if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
             print(help_text(settings_class, description, positional=positional))

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from longtail_tf import keras_version
 from longtail_tf.errors import UserError
 
 _EXAMPLE = (
@@ -25,7 +26,7 @@ def strategy_of(replicas: str) -> tf.distribute.Strategy:
         workers this waits until all of them have started, and TensorFlow must not run yet.
 
     Raises:
-      UserError: TF_CONFIG is missing, malformed, or read too late.
+      UserError: TF_CONFIG is missing, malformed, or read too late; workers under Keras 3.
     """
     if replicas == "one":
         return tf.distribute.get_strategy()
@@ -35,6 +36,11 @@ def strategy_of(replicas: str) -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     _check_tf_config(os.environ.get("TF_CONFIG", ""))
+    if keras_version.KERAS_3:  # its fit cannot reduce the batches and metrics of several workers
+        raise UserError(
+            "--replicas=workers does not train with Keras 3: start every worker with Python 3.9 to "
+            "3.11, which brings Keras 2.15, or use --replicas=devices on one machine."
+        )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:

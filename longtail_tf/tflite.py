@@ -10,6 +10,7 @@ out of the file itself, which is also a zip.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -18,8 +19,9 @@ import json
 import operator
 import os
 import pathlib
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +81,8 @@ class DeviceClassifier:
             self.prototype_classes = np.load(io.BytesIO(files[PROTOTYPE_CLASSES_FILE]))
         interpreter_class, self.runtime = load_runtime(runtime)
         try:
-            self._interpreter = interpreter_class(model_content=content, num_threads=threads)
+            with quiet_interpreter():
+                self._interpreter = interpreter_class(model_content=content, num_threads=threads)
             self._run = self._interpreter.get_signature_runner(self.kind)
         except (ValueError, RuntimeError) as error:
             raise UserError(
@@ -147,6 +150,14 @@ class DeviceClassifier:
         self.prototypes = np.concatenate([self.prototypes, prototype[np.newaxis]])
         self.prototype_classes = np.append(self.prototype_classes, len(self.labels))
         self.labels = [*self.labels, label]
+
+
+@contextlib.contextmanager
+def quiet_interpreter() -> Iterator[None]:
+    """TensorFlow 2.21 still has its interpreter, but warns at each use that it will go."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is deprec")
+        yield
 
 
 def load_runtime(runtime: str = "") -> tuple[Any, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf import networks
+from longtail_tf import networks, stack_weights
 from longtail_tf.classifiers import Recognizer
 from longtail_tf.config import Config
 from longtail_tf.datasets import DatasetIndex, StringTable, load_index
@@ -194,7 +194,7 @@ def load_run(path: str) -> TrainedRun:
         config, channels=content["channels"], num_head=content["num_head"], precision="float32"
     )
     try:
-        model.load_weights(str(folder.weights))
+        stack_weights.load_weights(model, folder.weights)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder.weights} is damaged or of another network "

@@ -157,6 +157,7 @@ def fit(
                 distributed_streams(strategy, streams),
                 steps_per_epoch=end - begin,
                 verbose=0,
+                shuffle=False,  # the samplers do; Keras 3 would warn
                 callbacks=callbacks,
             )
         if checkpointing.interrupted_at is not None:

@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
-from longtail_tf import losses
+from longtail_tf import keras_version, losses
 from longtail_tf.cosine_head import CosineHead, unit_vectors
 from longtail_tf.distribution import all_replicas, batch_norm
 from longtail_tf.errors import UserError
@@ -84,7 +84,7 @@ class TwoStreamModel(tf.keras.Model):
             dtype="int64",
             initializer="zeros",
             trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,  # every replica counts alike
+            aggregation=keras_version.ONLY_FIRST_REPLICA,  # every replica counts alike
         )
         # Traced once for every batch size, or each evaluation would trace anew.
         self.embed_images = tf.function(
@@ -240,7 +240,7 @@ class TwoStreamModel(tf.keras.Model):
             loss /= tf.distribute.get_replica_context().num_replicas_in_sync
         variables = self._variables_of("head" if "head" in streams else "whole")
         optimizer = self.head_optimizer if "head" in streams else self.whole_optimizer
-        gradients = tape.gradient(loss, variables)
+        gradients = tape.gradient(loss, keras_version.tf_variables(variables))
         optimizer.apply_gradients(zip(gradients, variables))
 
     def _head_loss(self, batch: Batch, neck_output: tf.Tensor) -> tf.Tensor:

@@ -1,36 +1,25 @@
 #!/usr/bin/env bash
 # make_venv.sh VENV EXTRAS: a virtual environment with longtail_tf and the extras, checked.
-# Takes $PYTHON, or the newest Python from 3.9 to 3.11 that it finds.
+# Takes $PYTHON, or the first Python of find_python.sh, and says which stack that gives.
 set -euo pipefail
 venv=$1
 extras=$2
 
-suitable() {
-  "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' \
-    >/dev/null 2>&1
-}
-
 if [ ! -x "$venv/bin/python" ]; then
-  found=""
-  # Absolute paths of a Python version manager come last: its shims may exist and yet not run.
-  for candidate in ${PYTHON:-python3.11 python3.10 python3.9 python3 python \
-    "$HOME"/.pyenv/versions/3.11*/bin/python "$HOME"/.pyenv/versions/3.10*/bin/python \
-    "$HOME"/.pyenv/versions/3.9*/bin/python}; do
-    if command -v "$candidate" >/dev/null && suitable "$candidate"; then
-      found=$candidate
-      break
-    fi
-  done
-  if [ -z "$found" ]; then
-    echo "longtail_tf needs Python 3.9, 3.10 or 3.11 with venv (TensorFlow 2.15 has no other)," >&2
-    echo "and ${PYTHON:-none on this machine} is not one. Install it, for example with" >&2
+  if ! found=$("$(dirname "$0")/find_python.sh"); then
+    echo "longtail_tf needs Python 3.9 to 3.13 with venv (TensorFlow has no other here), and" >&2
+    echo "${PYTHON:-none on this machine} is not one. Install it, for example with" >&2
     echo "'apt-get install python3.11 python3.11-venv' or 'pyenv install 3.11', and try again, or" >&2
     echo "name it: PYTHON=/path/to/python3.11 make demo" >&2
     exit 2
   fi
-  echo "setting up $venv with $("$found" --version) (a minute or two, about 2 GB) ..."
   "$found" -m venv "$venv"
 fi
+stack=$("$venv/bin/python" -c 'import sys
+print("TensorFlow 2.15 with Keras 2.15" if sys.version_info < (3, 12) else
+      "TensorFlow 2.21 with Keras 3 (no tensorflow-addons)")')
+echo "$venv: $("$venv/bin/python" --version), so $stack"
+echo "setting it up (a minute or two, about 2 GB) ..."
 # pip compiles what it installs; without that every start would take three times as long.
 unset PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -13,6 +13,8 @@ import pathlib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from tests import stacks  # noqa: E402
+
 REAL_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -24,6 +26,16 @@ def _seed_numpy():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def addons():
+    """The losses of tensorflow-addons; the test is skipped where it has no release (Keras 3)."""
+    if not stacks.HAS_ADDONS:
+        pytest.skip(stacks.NO_ADDONS)
+    from longtail_tf import quiet_imports
+
+    return quiet_imports.tensorflow_addons().losses
 
 
 @pytest.fixture

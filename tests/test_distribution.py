@@ -6,9 +6,9 @@ import sys
 import pytest
 import tensorflow as tf
 
-from longtail_tf import distribution
+from longtail_tf import distribution, keras_version
 from longtail_tf.errors import UserError
-from tests import replica_runs
+from tests import replica_runs, stacks
 
 # Logical devices must be set before TensorFlow starts, hence processes of their own.
 TWO_DEVICES = """
@@ -69,6 +69,7 @@ for precision, tolerance in (("float32", 1e-3), ("mixed_bfloat16", 0.1)):
     tf.keras.mixed_precision.set_global_policy(precision)
     with strategy.scope():
         norm = distribution.batch_norm()
+        norm.build(images.shape)  # Keras 3 under a strategy makes no variables while tracing
     run = tf.function(lambda x: strategy.run(lambda x: norm(x, training=True), (x,)))
     kept = tf.cast(images, "bfloat16" if "16" in precision else "float32")
     parts = strategy.experimental_distribute_values_from_function(
@@ -180,6 +181,14 @@ def test_a_tf_config_that_cannot_work_is_told(tf_config, message, monkeypatch):
         distribution.strategy_of("workers")
 
 
+def test_workers_under_keras_3_are_refused(monkeypatch):
+    monkeypatch.setattr(keras_version, "KERAS_3", True)
+    monkeypatch.setenv("TF_CONFIG", replica_runs.tf_configs()[0])
+    with pytest.raises(UserError, match="--replicas=workers does not train with Keras 3: start"):
+        distribution.strategy_of("workers")
+
+
+@stacks.needs_workers
 def test_workers_after_tensorflow_has_started_are_told(monkeypatch):
     tf.constant(0)
     monkeypatch.setenv("TF_CONFIG", replica_runs.tf_configs()[0])

@@ -10,7 +10,7 @@ from longtail_tf import losses, quiet_imports
 from longtail_tf.errors import UserError
 from longtail_tf.losses import contrastive
 from longtail_tf.losses.names import METRIC_LOSSES
-from tests import loss_oracles
+from tests import loss_oracles, stacks
 
 RAGGED = [0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 4, 4]  # one class of one slot
 SOURCES = [0, 0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 8]  # class 4 has one image only
@@ -167,6 +167,7 @@ def test_mining_leaves_out_easy_pairs():
 # --- tensorflow-addons ---------------------------------------------------------------------------
 
 
+@stacks.needs_addons
 def test_npairs_is_cross_entropy_over_the_cosines_of_the_batch():
     def oracle(points):
         unit = points / np.linalg.norm(points, axis=1, keepdims=True)
@@ -181,6 +182,7 @@ def test_npairs_is_cross_entropy_over_the_cosines_of_the_batch():
     check_against(oracle, functools.partial(loss, RAGGED), batch(5))
 
 
+@stacks.needs_addons
 def test_lifted_struct_against_loops():
     def oracle(points, margin=0.7):
         size = len(points)
@@ -204,6 +206,7 @@ def test_lifted_struct_against_loops():
     check_against(oracle, functools.partial(loss, RAGGED), batch(6))
 
 
+@stacks.needs_addons
 @pytest.mark.parametrize("metric", ["L2", "squared-L2", "angular"])
 @pytest.mark.parametrize("sources", [None, SOURCES])
 def test_contrastive_is_the_mean_over_pairs(metric, sources):
@@ -222,18 +225,18 @@ def test_contrastive_is_the_mean_over_pairs(metric, sources):
     check_against(oracle, lambda points: loss(RAGGED, points, sources), 0.4 * batch(7))
 
 
-def test_source_rows_change_only_the_losses_that_say_so():
+@pytest.mark.parametrize("name", stacks.available(METRIC_LOSSES))
+def test_source_rows_change_only_the_losses_that_say_so(name):
     points = batch(8).astype(np.float32)
-    for name in METRIC_LOSSES:
-        loss = losses.metric_loss(name, margin=0.2, distance_metric="L2")
-        differs = float(loss(RAGGED, points, SOURCES)) != float(loss(RAGGED, points, None))
-        assert differs == (name not in ("tfa_npairs", "tfa_lifted_struct")), name
+    loss = losses.metric_loss(name, margin=0.2, distance_metric="L2")
+    differs = float(loss(RAGGED, points, SOURCES)) != float(loss(RAGGED, points, None))
+    assert differs == (name not in ("tfa_npairs", "tfa_lifted_struct"))
 
 
 # --- all of them ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("name", stacks.available(PAIR_LOSSES))
 def test_every_loss_is_the_same_in_a_graph_and_compiled(name):
     loss = losses.metric_loss(name, margin=0.3, distance_metric="L2", images_per_class=4)
     points = batch(10).astype(np.float32)
@@ -252,7 +255,7 @@ def test_every_loss_is_the_same_in_a_graph_and_compiled(name):
         np.testing.assert_allclose(graph_gradient, gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["triplet_semihard", *PAIR_LOSSES])
+@pytest.mark.parametrize("name", stacks.available(["triplet_semihard", *PAIR_LOSSES]))
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 def test_every_metric_loss_takes_half_precision_and_gives_float32(name, dtype):
     loss = losses.metric_loss(name, margin=0.3, distance_metric="L2")
@@ -281,7 +284,7 @@ ZERO = {
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("name", stacks.available(PAIR_LOSSES))
 def test_batches_without_a_valid_pair_give_zero_and_no_gradient(name, compiled):
     loss = losses.metric_loss(name, margin=0.3, distance_metric="L2")
 
@@ -302,7 +305,7 @@ def test_batches_without_a_valid_pair_give_zero_and_no_gradient(name, compiled):
             assert float(value) == 0.0 and not np.any(gradient), kind
 
 
-@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("name", stacks.available(PAIR_LOSSES))
 def test_collapsed_and_zero_embeddings_give_finite_gradients(name):
     loss = losses.metric_loss(name, margin=0.3, distance_metric="L2")
     for points in (np.ones((len(RAGGED), 3)), np.zeros((len(RAGGED), 3))):
@@ -337,9 +340,10 @@ def test_names_stand_for_the_losses_they_say():
         ({"name": "supcon", "margin": -1.0}, "margin=-1.0 was given"),
         ({"name": "supcon", "distance_metric": "cosine"}, "distance_metric='cosine' is unknown"),
         ({"name": "triplet_semihard", "images_per_class": 1}, "images_per_class=1 was given"),
-        (
+        pytest.param(
             {"name": "tfa_lifted_struct", "distance_metric": "angular"},
             "distance_metric='angular' was given with .* measures L2 only: choose L2, or another",
+            marks=stacks.needs_addons,
         ),
     ],
 )
@@ -353,7 +357,7 @@ def test_bad_temperatures_of_supcon_itself_are_refused():
         losses.supcon_loss([0, 0], np.eye(2, dtype=np.float32), temperature=-1)
 
 
-@pytest.mark.parametrize("name", METRIC_LOSSES)
+@pytest.mark.parametrize("name", stacks.available(METRIC_LOSSES))
 def test_bad_batches_are_refused_in_words(name):
     loss = losses.metric_loss(name, margin=0.2, distance_metric="L2")
     with pytest.raises(UserError, match="3 labels came with 2 embeddings"):
@@ -372,3 +376,10 @@ def test_without_tensorflow_addons_its_losses_say_what_they_need(monkeypatch):
     losses.metric_loss("supcon", margin=0.2, distance_metric="L2")
     with pytest.raises(UserError, match="cannot be imported here"):
         losses.metric_loss("tfa_npairs", margin=0.2, distance_metric="L2")
+
+
+@pytest.mark.skipif(stacks.HAS_ADDONS, reason="tensorflow-addons is here")
+@pytest.mark.parametrize("name", ["tfa_npairs", "tfa_lifted_struct", "tfa_contrastive"])
+def test_losses_of_tensorflow_addons_are_refused_in_words_under_keras_3(name):
+    with pytest.raises(UserError, match="--metric_loss=tfa_.* need TensorFlow 2.15 and Python 3.9"):
+        losses.metric_loss(name, margin=0.2, distance_metric="L2")

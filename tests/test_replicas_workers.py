@@ -8,7 +8,7 @@ import pytest
 
 from longtail_tf import train
 from longtail_tf.config import Config
-from tests import fakes, replica_runs
+from tests import fakes, replica_runs, stacks
 
 
 def run_workers(runs, scratch):
@@ -21,6 +21,7 @@ def run_workers(runs, scratch):
     )
 
 
+@stacks.needs_workers
 @pytest.mark.slow
 def test_workers_stop_as_one_resume_and_end_where_one_process_ends(tmp_path):
     """Only worker 1 gets the signal; only worker 0 writes the run folder."""

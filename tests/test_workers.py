@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from longtail_tf import workers
 from longtail_tf.errors import UserError
-from tests import replica_runs
+from tests import replica_runs, stacks
 
 # Each refusal is one meeting of both workers, so one pair of processes can go through them all.
 SCRIPT = textwrap.dedent(
@@ -60,6 +60,7 @@ SCRIPT = textwrap.dedent(
 )
 
 
+@stacks.needs_workers
 def test_workers_fail_as_one_and_say_why(tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("x")

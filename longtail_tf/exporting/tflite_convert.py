@@ -22,6 +22,7 @@ import tensorflow as tf
 from longtail_tf.errors import UserError
 from longtail_tf.exporting.quiet_tensorflow import quiet_saving, quiet_stderr
 from longtail_tf.exporting.rule_head import RuleHead, unit_rows
+from longtail_tf.tflite import quiet_interpreter
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
 KINDS = {"classifier": "scores", "embedder": "embedding"}
@@ -135,7 +136,8 @@ def check_raw_pixels(model: bytes) -> None:
     Raises:
       RuntimeError: it does not; clients who send pixels would get nonsense.
     """
-    details = tf.lite.Interpreter(model_content=model).get_input_details()[0]
+    with quiet_interpreter():
+        details = tf.lite.Interpreter(model_content=model).get_input_details()[0]
     if details["dtype"] != np.uint8 or details["quantization"] != (1.0, 0):
         raise RuntimeError(
             f"The int8 model's input is {details['dtype'].__name__} with scale and zero point "

@@ -1,0 +1,25 @@
+"""What differs between Keras 2.15 (Python 3.9 to 3.11) and Keras 3 (Python 3.12, 3.13).
+
+Everything else in longtail_tf is one source for both. Each name here says in one line what Keras 3
+does otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+
+# Keras 2.15 has no `version` function; its `__version__` may not be loaded yet.
+KERAS_3 = hasattr(tf.keras, "version") and tf.keras.version().startswith("3.")
+
+# Keras 3 knows aggregations by its own words, not by TensorFlow's enumeration.
+ONLY_FIRST_REPLICA: Any = (
+    "only_first_replica" if KERAS_3 else tf.VariableAggregation.ONLY_FIRST_REPLICA
+)
+
+
+def tf_variables(variables: Iterable[Any]) -> list[tf.Variable]:
+    """What a gradient tape takes: Keras 3 wraps a tf.Variable in an object of its own."""
+    return [variable.value if KERAS_3 else variable for variable in variables]
