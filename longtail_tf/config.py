@@ -120,10 +120,7 @@ class Config:
     )
     classification_weight: float = setting(1.0, "Factor of the classification loss.")
     head_sampled_classes: int = setting(
-        0,
-        "Where the head has more classes than this, each head batch is compared with its own "
-        "classes and so many drawn ones (Partial FC); 0: always with the whole head.",
-        unit="classes",
+        0, "Draw so many classes of a larger head to compare a head batch with (PartialFC); 0: all."
     )
     label_smoothing: float = setting(0.0, "Label smoothing of the cross entropy.", unit="0..1")
     metric_loss: str = setting(
@@ -140,10 +137,7 @@ class Config:
     )
     metric_temperature: float = setting(0.1, "Temperature of the contrastive metric losses.")
     memory_size: int = setting(
-        0,
-        "Compare each whole batch also with so many embeddings of the batches before it "
-        "(cross-batch memory), as further positives and negatives; 0: none.",
-        unit="embeddings",
+        0, "Embeddings of the batches before that each whole batch is also paired with; 0: none."
     )
     unit_features: bool = setting(True, "Scale features to unit length before the metric loss.")
 
