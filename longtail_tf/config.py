@@ -136,9 +136,7 @@ class Config:
         "L2", "Distance of the triplet losses.", choices=("L2", "squared-L2", "angular")
     )
     metric_temperature: float = setting(0.1, "Temperature of the contrastive metric losses.")
-    memory_size: int = setting(
-        0, "Embeddings of the batches before that each whole batch is also paired with; 0: none."
-    )
+    memory_size: int = setting(0, "Earlier embeddings a whole batch is also paired with; 0: none.")
     unit_features: bool = setting(True, "Scale features to unit length before the metric loss.")
 
     # network
