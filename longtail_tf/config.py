@@ -145,10 +145,7 @@ class Config:
     )
     classification_weight: float = setting(1.0, "Factor of the classification loss.")
     head_sampled_classes: int = setting(
-        0,
-        "Where the head has more classes than this, each head batch is compared with its own "
-        "classes and so many drawn ones (Partial FC); 0: always with the whole head.",
-        unit="classes",
+        0, "Draw so many classes of a larger head to compare a head batch with (PartialFC); 0: all."
     )
     reweight_from: float = setting(
         1.0,
@@ -170,12 +167,7 @@ class Config:
         "L2", "Distance of the triplet losses.", choices=("L2", "squared-L2", "angular")
     )
     metric_temperature: float = setting(0.1, "Temperature of the contrastive metric losses.")
-    memory_size: int = setting(
-        0,
-        "Compare each whole batch also with so many embeddings of the batches before it "
-        "(cross-batch memory), as further positives and negatives; 0: none.",
-        unit="embeddings",
-    )
+    memory_size: int = setting(0, "Earlier embeddings a whole batch is also paired with; 0: none.")
     unit_features: bool = setting(True, "Scale features to unit length before the metric loss.")
 
     # network
