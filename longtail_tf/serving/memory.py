@@ -1,8 +1,8 @@
 """Memory back to the system after a model version was unloaded.
 
 A graph and its session are tied in cycles that only Python's collector breaks, and glibc keeps what
-was freed between blocks still in use: without both steps each hot swap leaves about 0.4 MiB more
-behind, and whole models until the collector's next full pass.
+was freed between blocks still in use: without these steps each hot swap left about 0.3 MiB behind,
+and a whole model until the collector's next full pass.
 """
 
 from __future__ import annotations
