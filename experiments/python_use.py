@@ -67,7 +67,7 @@ def run(config: ExampleConfig) -> float:
         ),
         metric_loss=losses.metric_loss("triplet_semihard", margin=0.2, distance_metric="L2"),
     )
-    model.fit(streams, steps_per_epoch=config.steps, epochs=1, verbose=0)
+    model.fit(streams, steps_per_epoch=config.steps, epochs=1, verbose=0, shuffle=False)
 
     # 4. Every class recognised.
     refresh_batch_norm(model, index.train, seed=0, **pixels)

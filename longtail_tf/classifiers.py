@@ -68,6 +68,7 @@ def fit_recognizer(
     false_accept_rate: float = 0.05,
     head_norms: np.ndarray | None = None,
     prior_corrected: str = "",
+    head_counts: np.ndarray | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Recognizer:
     """Fits every rule on one embedding pass.
@@ -89,6 +90,8 @@ def fit_recognizer(
       min_images_per_prototype: a class has one prototype for this many images.
       false_accept_rate: share of unknown images that the rejection threshold lets through.
       head_norms: float [H], lengths of the head classifier's class vectors; for `tau_norm`.
+      head_counts: images of each class as the head classifier met them in training, [H]; None: the
+        training counts. For `head_adjusted`.
       prior_corrected: by what the head classifier makes up for the training counts, in words; then
         `head_adjusted` is left out.
       log: receives one line for each thing chosen.
@@ -160,7 +163,7 @@ def fit_recognizer(
             fit_all_class_rules(
                 train,
                 val,
-                class_counts=fields["class_counts"],
+                class_counts=fields["class_counts"] if head_counts is None else head_counts,
                 head_norms=head_norms,
                 prior_corrected=prior_corrected,
                 seed=seed,

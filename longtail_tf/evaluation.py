@@ -28,6 +28,7 @@ from longtail_tf.metrics import per_class
 from longtail_tf.metrics.retrieval import retrieval_metrics
 from longtail_tf.metrics.verification import tar_at_far
 from longtail_tf.run_folder import RunFolder, provenance, write_atomically, write_csv, write_json
+from longtail_tf.streams import seen_counts
 from longtail_tf.trained_run import TrainedRun
 from longtail_tf.two_stream_model import TwoStreamModel
 
@@ -58,6 +59,9 @@ def recognizer_from(
         prototypes_per_class=config.prototypes_per_class,
         false_accept_rate=config.false_accept_rate,
         head_norms=class_norms(model.head),
+        head_counts=seen_counts(config, index.class_counts, num_head=num_head)
+        if num_head == index.num_classes
+        else None,
         prior_corrected=" and ".join(ways_to_balance(config)),
         log=lambda line: logging.info("  %s", line),
     )

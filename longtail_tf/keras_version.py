@@ -6,6 +6,7 @@ does otherwise.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,3 +24,18 @@ ONLY_FIRST_REPLICA: Any = (
 def tf_variables(variables: Iterable[Any]) -> list[tf.Variable]:
     """What a gradient tape takes: Keras 3 wraps a tf.Variable in an object of its own."""
     return [variable.value if KERAS_3 else variable for variable in variables]
+
+
+def load_all_weights(model: Any, path: str) -> None:
+    """Loads a `.weights.h5` file; where Keras 3 only warns that it skips layers, this refuses.
+
+    Raises:
+      OSError, KeyError, TypeError: the file is damaged.
+      ValueError: it is of another network.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Skipping nested container")
+        try:
+            model.load_weights(path)
+        except UserWarning as warning:
+            raise ValueError("layers are missing or have other shapes") from warning

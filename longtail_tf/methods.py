@@ -81,6 +81,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "ce_triplet": {
         "head_all": True,
         "schedule": "joint",
+        "classify_whole": True,
         "classification_loss": "cross_entropy",
         "label_smoothing": 0.1,
         "head_sampling": "random",
@@ -95,6 +96,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "supcon_ce": {
         "head_all": True,
         "schedule": "joint",
+        "classify_whole": True,
         "classification_loss": "cross_entropy",
         "head_sampling": "random",
         "metric_loss": "supcon",

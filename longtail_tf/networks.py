@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from longtail_tf import quiet_imports
+from longtail_tf import keras_version, quiet_imports
 from longtail_tf.backbone_names import CIFAR_BACKBONES
 from longtail_tf.distribution import batch_norm
 from longtail_tf.errors import UserError
@@ -228,7 +228,7 @@ def _load_backbone_weights(net: tf.keras.Model, path: str) -> None:
             ".weights.h5 file saved from the same backbone."
         )
     try:
-        net.load_weights(path)
+        keras_version.load_all_weights(net, path)
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

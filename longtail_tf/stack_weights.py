@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 import tensorflow as tf
 
+from longtail_tf import keras_version
 from longtail_tf.two_stream_model import TwoStreamModel
 
 _PLACES = {
@@ -44,7 +45,7 @@ def load_weights(model: TwoStreamModel, path: pathlib.Path) -> None:
             found = _part(file, "embedder")
             for name in found:
                 found.copy(name, part)
-        model.embedder.load_weights(str(embedder))
+        keras_version.load_all_weights(model.embedder, str(embedder))
         for name in ("neck", "head"):
             layer = getattr(model, name)
             if layer is not None:
