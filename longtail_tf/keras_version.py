@@ -26,6 +26,16 @@ def tf_variables(variables: Iterable[Any]) -> list[tf.Variable]:
     return [variable.value if KERAS_3 else variable for variable in variables]
 
 
+def share_of_replica(loss: tf.Tensor) -> tf.Tensor:
+    """A Loss object's value as `fit` adds it up over replicas.
+
+    Keras 2.15 divides what a Loss object returns by the number of replicas; in Keras 3 the object
+    itself must.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync if KERAS_3 else 1
+    return loss if replicas == 1 else loss / tf.cast(replicas, loss.dtype)
+
+
 def load_all_weights(model: Any, path: str) -> None:
     """Loads a `.weights.h5` file; where Keras 3 only warns that it skips layers, this refuses.
 

@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
+from longtail_tf import keras_version
 from longtail_tf.errors import UserError
 from longtail_tf.losses.triplet import check_settings, triplet_hard_loss, triplet_semihard_loss
 
@@ -72,6 +73,7 @@ class TripletSemiHardLoss(tf.keras.losses.Loss):
             source_rows=source_rows,
             images_per_class=self.images_per_class,
         )
+        loss = keras_version.share_of_replica(loss)
         return loss if weight is None else loss * tf.cast(weight, loss.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
@@ -135,6 +137,7 @@ class TripletHardLoss(tf.keras.losses.Loss):
             distance_metric=self.distance_metric,
             source_rows=source_rows,
         )
+        loss = keras_version.share_of_replica(loss)
         return loss if weight is None else loss * tf.cast(weight, loss.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
