@@ -198,3 +198,14 @@ def test_enrolling_keeps_what_still_holds(splits):
             before.scores(rule, test.embeddings, test.head_logits)[:, stay],
             rtol=1e-6,
         )
+
+
+def test_the_adjustment_takes_the_counts_that_the_classifier_met(splits):
+    met = np.array([10, 20, 30, 40, 50])
+    shares = {}
+    for counts in (COUNTS, met):
+        recognizer, told = fit(splits, val=False, head_counts=counts)
+        shares[tuple(counts)] = recognizer.adjusted_offsets
+        expected = -np.log(counts / counts.sum())  # without validation tau is 1
+        np.testing.assert_allclose(recognizer.adjusted_offsets, expected, rtol=1e-6)
+    assert not np.allclose(*shares.values())
