@@ -15,7 +15,8 @@ from tests import loss_oracles, stacks
 RAGGED = [0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 4, 4]  # one class of one slot
 SOURCES = [0, 0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 8]  # class 4 has one image only
 # The triplet losses' own tests go into the same depth.
-PAIR_LOSSES = [name for name in METRIC_LOSSES if not name.startswith("triplet")]
+STATELESS = [name for name in METRIC_LOSSES if name != "prototype"]  # test_losses_large_heads.py
+PAIR_LOSSES = [name for name in STATELESS if not name.startswith("triplet")]
 TOLERANCE = {tf.float32: 2e-5, tf.float16: 4e-3, tf.bfloat16: 3e-2}
 
 
@@ -225,7 +226,7 @@ def test_contrastive_is_the_mean_over_pairs(metric, sources):
     check_against(oracle, lambda points: loss(RAGGED, points, sources), 0.4 * batch(7))
 
 
-@pytest.mark.parametrize("name", stacks.available(METRIC_LOSSES))
+@pytest.mark.parametrize("name", stacks.available(STATELESS))
 def test_source_rows_change_only_the_losses_that_say_so(name):
     points = batch(8).astype(np.float32)
     loss = losses.metric_loss(name, margin=0.2, distance_metric="L2")
@@ -339,6 +340,7 @@ def test_names_stand_for_the_losses_they_say():
         ({"name": "supcon", "temperature": 0.0}, "temperature=0.0 was given: .* above 0"),
         ({"name": "supcon", "margin": -1.0}, "margin=-1.0 was given"),
         ({"name": "supcon", "distance_metric": "cosine"}, "distance_metric='cosine' is unknown"),
+        ({"name": "prototype"}, "metric_loss='prototype' keeps one prototype a class: .*num_classes"),
         ({"name": "triplet_semihard", "images_per_class": 1}, "images_per_class=1 was given"),
         pytest.param(
             {"name": "tfa_lifted_struct", "distance_metric": "angular"},
@@ -357,7 +359,7 @@ def test_bad_temperatures_of_supcon_itself_are_refused():
         losses.supcon_loss([0, 0], np.eye(2, dtype=np.float32), temperature=-1)
 
 
-@pytest.mark.parametrize("name", stacks.available(METRIC_LOSSES))
+@pytest.mark.parametrize("name", stacks.available(STATELESS))
 def test_bad_batches_are_refused_in_words(name):
     loss = losses.metric_loss(name, margin=0.2, distance_metric="L2")
     with pytest.raises(UserError, match="3 labels came with 2 embeddings"):

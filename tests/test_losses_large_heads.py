@@ -380,3 +380,30 @@ def test_prototype_loss_of_training_measures_then_moves_its_prototypes():
         np.testing.assert_allclose(value, np.mean(each), rtol=1e-5)
         np.testing.assert_allclose(loss.prototypes, moved, atol=1e-6)
         kept = moved
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32])
+def test_prototype_loss_of_training_in_a_graph_and_any_precision(compiled, dtype):
+    rng = np.random.default_rng(4)
+    labels = tf.constant(rng.integers(0, CLASSES, 12))
+    batches = [tf.constant(rng.normal(size=(12, WIDTH)), dtype)]
+    if dtype != tf.float16:  # in whose range the steep gradient at the origin does not fit
+        batches.append(tf.zeros([12, WIDTH], dtype))
+    settings = dict(margin=0.0, temperature=0.3, num_classes=CLASSES, embedding_dim=WIDTH)
+    plain = losses.metric_loss("prototype", **settings)
+    way = losses.metric_loss("prototype", **settings)
+
+    @tf.function(jit_compile=compiled)
+    def step(points):
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            value = way(labels, points)
+        return value, tape.gradient(value, points)
+
+    for points in batches:  # the second has collapsed to the origin
+        value, gradient = step(points)
+        assert value.dtype == tf.float32 and gradient.dtype == dtype
+        assert np.all(np.isfinite(tf.cast(gradient, tf.float32)))
+        np.testing.assert_allclose(value, plain(labels, points), rtol=1e-5)
+        np.testing.assert_allclose(way.prototypes, plain.prototypes, atol=1e-6)

@@ -97,7 +97,13 @@ ORACLES = {
 
 def loss_of(name, metric="L2"):
     return losses.metric_loss(
-        name, margin=MARGIN, distance_metric=metric, images_per_class=4, temperature=TEMPERATURE
+        name,
+        margin=MARGIN,
+        distance_metric=metric,
+        images_per_class=4,
+        temperature=TEMPERATURE,
+        num_classes=9,
+        embedding_dim=9,
     )
 
 

@@ -95,6 +95,9 @@ class PrototypeLoss:
       temperature: divides the cosines, above 0.
       momentum: share of the old prototype that stays, 0..1.
 
+    Raises:
+      UserError: a number out of range.
+
     Attributes:
       prototypes: float32 [C, D], unit rows, or zero rows for classes not met yet.
       state: the prototypes as a trackable, for checkpoints. They are no weights of the network.
@@ -109,6 +112,11 @@ class PrototypeLoss:
         momentum: float = 0.9,
     ) -> None:
         check_number(temperature, "temperature", minimum=0.0, exclusive=True)
+        if min(num_classes, embedding_dim) < 1:
+            raise UserError(
+                "metric_loss='prototype' keeps one prototype a class: give num_classes and "
+                "embedding_dim, each at least 1."
+            )
         self._temperature, self._momentum = temperature, momentum
         self.prototypes = tf.Variable(
             tf.zeros([num_classes, embedding_dim]),
