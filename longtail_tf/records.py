@@ -190,8 +190,9 @@ def _summary(config: Config, index: DatasetIndex, *, num_head: int) -> str:
             lines.append("  its images of head classes feed the classification loss too")
         if facts["classes_under_k"]:
             lines.append(
-                f"  {facts['classes_under_k']:,} classes have fewer than {config.images_per_class} "
-                f"images ({facts['singletons']:,} have one): {100 * facts['repeat_share']:.0f} % "
-                "of the slots repeat an image under another augmentation"
+                f"  classes with fewer than {config.images_per_class} images: "
+                f"{facts['classes_under_k']:,} ({facts['singletons']:,} with one); "
+                f"{100 * facts['repeat_share']:.0f} % of the slots repeat an image under another "
+                "augmentation"
             )
     return "\n".join(lines)
