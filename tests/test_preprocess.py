@@ -13,6 +13,7 @@ from PIL import Image
 
 from longtail_tf.errors import UserError
 from longtail_tf.images.preprocess import preprocess_bytes, preprocess_images, preprocess_many
+from tests import stacks
 
 
 def smooth(height, width, channels=3, seed=0):
@@ -212,7 +213,8 @@ BAD = {
     "cut_jpeg": JPEGS["jpeg_large"][:200],
     "cut_png": FILES["png"][0][:60],
     "cut_bmp": FILES["bmp_24"][0][:100],
-    "webp": encode(PIL_RGB, "WEBP"),
+    # TensorFlow 2.21 reads WebP.
+    **({} if stacks.KERAS_3 else {"webp": encode(PIL_RGB, "WEBP")}),
     "png_bomb": png_header(12_000, 12_000),
     "png_overflow": png_header(2**31 - 1, 2**31 - 1),
     "jpeg_bomb": jpeg_declaring(65_000, 65_000),

@@ -12,7 +12,7 @@ from longtail_tf import streams, train
 from longtail_tf.config import Config
 from longtail_tf.datasets import load_index
 from longtail_tf.errors import UserError
-from tests import fakes, replica_runs
+from tests import fakes, replica_runs, stacks
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def test_two_devices_end_at_the_weights_and_numbers_of_one(runs):
 
 
 def test_training_loads_no_heavy_module_that_it_does_not_use(runs):
-    assert json.loads((runs / "loaded.json").read_text()) == []
+    # Keras 3 itself imports these two where they are installed.
+    by_keras = {"matplotlib", "sklearn"} if stacks.KERAS_3 else set()
+    assert set(json.loads((runs / "loaded.json").read_text())) <= by_keras
 
 
 def test_two_devices_leave_the_same_files_and_see_the_same_images(runs):

@@ -174,7 +174,7 @@ def _oddities(image: Any, *, deep: bool) -> list[Fault]:
 def _what_it_is(encoded: bytes) -> str:
     head = encoded[:512].lstrip().lower()
     if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        return "a WebP image, which training cannot read"
+        return "a WebP image, which TensorFlow 2.15 cannot read"
     if encoded[:4] in (b"II*\0", b"MM\0*"):
         return "a TIFF image, which training cannot read"
     if encoded[4:8] == b"ftyp":
