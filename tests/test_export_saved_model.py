@@ -205,7 +205,8 @@ def test_a_random_operation_is_refused(tmp_path):
 def test_lost_weights_are_noticed(exported, copy):
     data = copy / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
-    module = type("Module", (), {"used_variables": tf_variables(export_model.trained().model.variables)})
+    variables = tf_variables(export_model.trained().model.variables)
+    module = type("Module", (), {"used_variables": variables})
     with pytest.raises(ExportGateError, match="stores 1000 bytes of variables, the network"):
         gates.check_size(copy, module)
     with pytest.raises(ExportGateError, match="fails in a fresh process"):
