@@ -23,6 +23,7 @@ from longtail_tf import cli
 from longtail_tf.config import Config
 from longtail_tf.data_settings import resolve
 from longtail_tf.datasets import DatasetIndex, load_index
+from longtail_tf.datasets.wording import plural
 from longtail_tf.errors import UserError
 from longtail_tf.head_set import select_head
 from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
@@ -154,8 +155,8 @@ def _check(config: InspectConfig) -> dict[str, Any]:
         )
     elif report.num_errors:
         raise UserError(
-            f"{config.data} has {report.num_errors:,} faults: mend them, or list the images to "
-            "leave out with --quarantine=FILE and train with --exclude=FILE."
+            f"{config.data} has {plural(report.num_errors, 'fault')}: mend them, or list the "
+            "images to leave out with --quarantine=FILE and train with --exclude=FILE."
         )
     return content
 

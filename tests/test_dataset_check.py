@@ -15,7 +15,7 @@ from PIL import Image
 from longtail_tf.datasets import load_index
 from longtail_tf.datasets.load import load_source
 from longtail_tf.errors import UserError
-from longtail_tf.inspection.check_report import KINDS, CheckReport, Finding
+from longtail_tf.inspection.check_report import ERROR, KINDS, CheckReport, Finding
 from longtail_tf.inspection.dataset_check import (
     check_dataset,
     render_text,
@@ -178,7 +178,9 @@ def test_data_that_training_refuses_can_be_checked(tmp_path):
         write_image(tmp_path / "set" / "only" / f"{i}.png")
     with pytest.raises(UserError, match="one class only"):
         load_index(f"folder:{tmp_path / 'set'}")
-    assert check(tmp_path / "set").findings == ()
+    [finding] = check(tmp_path / "set").findings
+    assert (finding.kind, finding.detail, finding.severity) == ("one_class", "only", ERROR)
+    assert "error: 1 class alone has training images" in render_text(check(tmp_path / "set"))
     with pytest.raises(UserError, match="there is no folder"):
         check(tmp_path / "none")
 

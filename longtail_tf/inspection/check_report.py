@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from longtail_tf import run_folder
 from longtail_tf.datasets.exclusion import format_exclusions
+from longtail_tf.datasets.wording import plural
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 _SHOWN = 5
@@ -38,6 +39,7 @@ KINDS: Mapping[str, Kind] = {
     "across_splits": Kind(
         ERROR, "copies of test or validation images among others", "the scores would flatter"
     ),
+    "one_class": Kind(ERROR, "class alone has training images", "give images of two or more"),
     "untrained_class": Kind(
         ERROR, "classes with no training image but others", "add images, or untrained=drop"
     ),
@@ -117,7 +119,8 @@ class CheckReport:
 def render_text(report: CheckReport) -> str:
     """The report for people: each kind with its count, remedy and first images."""
     lines = [
-        f"{report.name}: {report.num_images:,} images of {report.num_classes:,} classes checked."
+        f"{report.name}: {plural(report.num_images, 'image')} of "
+        f"{plural(report.num_classes, 'class', 'classes')} checked."
     ]
     by_kind: dict[str, list[Finding]] = {}
     for finding in report.findings:

@@ -168,6 +168,9 @@ def _check_classes(source: Source) -> list[Finding]:
         kind = "untrained_class" if count else "empty_class"
         detail = f"{plural(count, 'image')}, none for training" if count else "no image"
         findings.append(Finding(kind, detail, class_name=names[class_id]))
+    trained = np.flatnonzero(train_counts)
+    if len(trained) == 1:
+        findings.append(Finding("one_class", names[int(trained[0])]))
     alike: dict[str, list[str]] = {}
     for name in names:
         if not _is_utf8(name):
