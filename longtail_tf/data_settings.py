@@ -1,4 +1,4 @@
-"""Settings that depend on the data set, filled in once it is known."""
+"""The data set that the settings name, and the settings that depend on it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 from longtail_tf.backbone_names import CIFAR_BACKBONES
 from longtail_tf.config import Config
+from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
 
 SMALL_IMAGE_PX = 64
@@ -14,6 +15,27 @@ LARGEST_FULL_HEAD = 500  # classes that --head_auto takes all of
 USUAL_P = 16
 LARGEST_AUTO_K = 4
 AUTO_WHOLE_BATCH = 32  # slots of a whole batch whose K follows the count curve
+
+
+def index_of(config: Config, spec: str = "") -> DatasetIndex:
+    """The data set of the settings, or `spec` split and filtered as they say."""
+    return load_index(
+        spec or config.data,
+        val_per_class=config.val_per_class,
+        split_seed=config.split_seed,
+        exclude=config.exclude,
+    )
+
+
+def resolve_for(config: Config, index: DatasetIndex) -> Config:
+    """`resolve` with the facts of a data set."""
+    return resolve(
+        config,
+        num_classes=index.num_classes,
+        image_shape=index.image_shape,
+        flip_is_valid=index.flip_is_valid,
+        quartile_count=index.quartile_count,
+    )
 
 
 def resolve(

@@ -21,7 +21,7 @@ from typing import Any, Optional
 
 from longtail_tf import cli
 from longtail_tf.config import Config
-from longtail_tf.data_settings import resolve
+from longtail_tf.data_settings import resolve_for
 from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.datasets.wording import plural
 from longtail_tf.errors import UserError
@@ -170,7 +170,7 @@ def _show_progress(done: int, total: int) -> None:
 def _show_batch(config: InspectConfig, index: DatasetIndex, num_head: int) -> None:
     from longtail_tf.inspection.batch_preview import write_batch_preview
 
-    settings = resolve(
+    settings = resolve_for(
         Config(
             data=config.data,
             run_dir="unused",
@@ -182,10 +182,7 @@ def _show_batch(config: InspectConfig, index: DatasetIndex, num_head: int) -> No
             head_augment=config.head_augment,
             whole_augment=config.whole_augment,
         ),
-        num_classes=index.num_classes,
-        image_shape=index.image_shape,
-        flip_is_valid=index.flip_is_valid,
-        quartile_count=index.quartile_count,
+        index,
     )
     write_batch_preview(
         index,

@@ -15,7 +15,6 @@ from absl import logging
 
 from longtail_tf import cli
 from longtail_tf.config import Config
-from longtail_tf.data_settings import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,7 @@ def run(config: Config) -> RunResult:
         workers,
     )
     from longtail_tf.checkpoints import Checkpoints
-    from longtail_tf.datasets import load_index
+    from longtail_tf.data_settings import index_of, resolve_for
     from longtail_tf.embedding_pass import refresh_batch_norm
     from longtail_tf.run_folder import RunFolder
     from longtail_tf.streams import head_size
@@ -57,19 +56,8 @@ def run(config: Config) -> RunResult:
     strategy = distribution.strategy_of(config.replicas)
     quiet_xla.compile_first_quietly()
     with workers.failing_together(strategy):
-        index = load_index(
-            config.data,
-            val_per_class=config.val_per_class,
-            split_seed=config.split_seed,
-            exclude=config.exclude,
-        )
-        config = resolve(
-            config,
-            num_classes=index.num_classes,
-            image_shape=index.image_shape,
-            flip_is_valid=index.flip_is_valid,
-            quartile_count=index.quartile_count,
-        )
+        index = index_of(config)
+        config = resolve_for(config, index)
         num_head = head_size(config, index.class_counts)
     with workers.claimed_folder(strategy, config.run_dir, resume=config.resume) as folder:
         with workers.failing_together(strategy):

@@ -12,7 +12,8 @@ import numpy as np
 from longtail_tf import networks, stack_weights
 from longtail_tf.classifiers import Recognizer
 from longtail_tf.config import Config
-from longtail_tf.datasets import DatasetIndex, StringTable, load_index
+from longtail_tf.data_settings import index_of
+from longtail_tf.datasets import DatasetIndex, StringTable
 from longtail_tf.errors import UserError
 from longtail_tf.run_folder import RunFolder
 from longtail_tf.two_stream_model import TwoStreamModel
@@ -50,12 +51,7 @@ class TrainedRun:
         Raises:
           UserError: the classes or the image channels differ.
         """
-        index = load_index(
-            spec or self.config.data,
-            val_per_class=self.config.val_per_class,
-            split_seed=self.config.split_seed,
-            exclude=self.config.exclude,
-        )
+        index = index_of(self.config, spec)
         if not spec and index.digest != self.data_digest:
             raise UserError(
                 f"{self.config.data} has changed since the training (digest {index.digest[:12]}, "

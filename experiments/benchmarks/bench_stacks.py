@@ -28,26 +28,16 @@ def worker(steps: int) -> None:
     import tensorflow as tf
 
     from longtail_tf import cli, training
-    from longtail_tf.config import Config, resolve
-    from longtail_tf.datasets import load_index
+    from longtail_tf.config import Config
+    from longtail_tf.data_settings import index_of, resolve_for
     from longtail_tf.streams import build_streams, head_sampler, head_size, whole_sampler
 
     training.prepare_tensorflow(threads=1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     flagfile = ROOT / "experiments" / "digits_lt.flags"
     config = cli.parse(Config, [f"--flagfile={flagfile}", "--run_dir=unused"])
-    index = load_index(
-        config.data,
-        val_per_class=config.val_per_class,
-        split_seed=config.split_seed,
-        exclude=config.exclude,
-    )
-    config = resolve(
-        config,
-        num_classes=index.num_classes,
-        image_shape=index.image_shape,
-        flip_is_valid=index.flip_is_valid,
-    )
+    index = index_of(config)
+    config = resolve_for(config, index)
     num_head = head_size(config, index.class_counts)
     model = training.compiled_model(
         config, index, num_head=num_head, strategy=tf.distribute.get_strategy()

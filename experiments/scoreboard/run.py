@@ -26,8 +26,7 @@ import table
 
 from longtail_tf import cli, methods
 from longtail_tf.config import Config
-from longtail_tf.data_settings import resolve
-from longtail_tf.datasets import load_index
+from longtail_tf.data_settings import index_of, resolve_for
 from longtail_tf.errors import UserError
 from longtail_tf.run_folder import write_atomically
 from longtail_tf.settings import setting
@@ -159,7 +158,9 @@ def train(config: ScoreboardConfig, data: str, name: str, seed: int, folder: pat
         f"--run_dir={folder}",
         *config.flags.split(),
     ]
-    steps = steps_for(config.images or IMAGES[data], with_data(cli.parse(Config, flags)))
+    settings = cli.parse(Config, flags)
+    settings = resolve_for(settings, index_of(settings))  # the data set decides on batches too
+    steps = steps_for(config.images or IMAGES[data], settings)
     command = [sys.executable, "-m", "longtail_tf.train", *flags, f"--steps={steps}"]
     if (folder / "config.json").exists():
         command.append("--resume")
@@ -174,20 +175,6 @@ def train(config: ScoreboardConfig, data: str, name: str, seed: int, folder: pat
     if folder.exists():
         _add_seconds(folder / "cpu_seconds.json", usage.ru_utime + usage.ru_stime)
     return process.returncode == 0
-
-
-def with_data(settings: Config) -> Config:
-    """The settings as training will resolve them: the data set decides on batches too."""
-    index = load_index(
-        settings.data, val_per_class=settings.val_per_class, split_seed=settings.split_seed
-    )
-    return resolve(
-        settings,
-        num_classes=index.num_classes,
-        image_shape=index.image_shape,
-        flip_is_valid=index.flip_is_valid,
-        quartile_count=index.quartile_count,
-    )
 
 
 def steps_for(images: int, settings: Config) -> int:
