@@ -45,14 +45,18 @@ def updated(folder: pathlib.Path, names: Iterable[str]) -> str:
         digests.pop(name, None)
         if (folder / name).is_file():
             digests[name] = sha256_of(folder / name)
-    return json.dumps({"sha256": dict(sorted(digests.items()))}, indent=2) + "\n"
+    return _text(digests)
 
 
 def without(folder: pathlib.Path, names: Iterable[str]) -> str:
     """The text of digests.json before the files `names` are written anew."""
     gone = set(names)
     kept = {name: digest for name, digest in recorded(folder).items() if name not in gone}
-    return json.dumps({"sha256": dict(sorted(kept.items()))}, indent=2) + "\n"
+    return _text(kept)
+
+
+def _text(digests: dict[str, str]) -> str:
+    return json.dumps({"sha256": dict(sorted(digests.items()))}, indent=2) + "\n"
 
 
 def check(folder: pathlib.Path, names: Iterable[str], *, remedy: str) -> None:

@@ -8,6 +8,15 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+# A network and batches that train on these sets in a moment.
+TINY_NET = dict(
+    head_batch_size=6,
+    classes_per_batch=4,
+    images_per_class=2,
+    backbone="resnet8",
+    width=4,
+    embedding_dim=8,
+)
 COUNTS = (24, 18, 12, 8, 5, 3, 2, 1)  # training images a class; class 7 has one
 
 

@@ -19,6 +19,8 @@ import sys
 
 import numpy as np
 
+from tests import fakes
+
 TINY = dict(
     head_num_classes=3,
     steps=4,
@@ -26,12 +28,7 @@ TINY = dict(
     eval_every=0,
     checkpoint_every=100,
     log_every=1,
-    head_batch_size=6,
-    classes_per_batch=4,
-    images_per_class=2,
-    backbone="resnet8",
-    width=4,
-    embedding_dim=8,
+    **fakes.TINY_NET,
 )
 
 

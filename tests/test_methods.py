@@ -140,12 +140,7 @@ def tiny(folder, **changes):
         run_dir=str(folder / "run"),
         steps=2,
         warmup_steps=1,
-        head_batch_size=6,
-        classes_per_batch=4,
-        images_per_class=2,
-        backbone="resnet8",
-        width=4,
-        embedding_dim=8,
+        **fakes.TINY_NET,
         **changes,
     )
 

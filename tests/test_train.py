@@ -23,12 +23,7 @@ TINY = dict(
     eval_every=2,
     checkpoint_every=2,
     log_every=1,
-    head_batch_size=6,
-    classes_per_batch=4,
-    images_per_class=2,
-    backbone="resnet8",
-    width=4,
-    embedding_dim=8,
+    **fakes.TINY_NET,
 )
 RULES = {"ncm", "knn", "gated", "linear", "head_only"}
 

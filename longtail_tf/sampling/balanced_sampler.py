@@ -61,8 +61,7 @@ class BalancedSampler:
 
     def batch(self, step: int, *, shard: Shard | None = None) -> np.ndarray:
         """Row numbers of one batch, int64 [batch_size], or of one replica's share of it."""
-        rows = self._blocks.step(checked_step(step))
-        return rows.copy() if shard is None else rows[shard_slice(shard, self.batch_size)].copy()
+        return self._blocks.batch(step, shard_slice(shard, self.batch_size))
 
     def batches(self, start: int, count: int, *, shard: Shard | None = None) -> np.ndarray:
         """Batches of the steps start .. start + count - 1, int64 [count, batch_size]."""

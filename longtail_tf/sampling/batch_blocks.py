@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from longtail_tf.sampling.checks import checked_step
+
 _BLOCK_SLOTS = 1 << 15  # rows drawn at once: NumPy's cost per call is shared by many batches
 _BLOCK_STEPS = 256
 
@@ -20,9 +22,9 @@ class BatchBlocks:
         self._lock = threading.Lock()
         self._recent: dict[int, np.ndarray] = {}  # replaced as a whole, so reading needs no lock
 
-    def step(self, step: int) -> np.ndarray:
-        """The batch of one step, a view of its block: copy it before giving it away."""
-        number, place = divmod(step, self._steps)
+    def batch(self, step: int, part: slice) -> np.ndarray:
+        """A part of the batch of one step: a copy, as others read its block too."""
+        number, place = divmod(checked_step(step), self._steps)
         block = self._recent.get(number)
         if block is None:
             with self._lock:  # or every reading thread would draw the same block
@@ -31,4 +33,4 @@ class BatchBlocks:
                     block = self._draw(number * self._steps, self._steps)
                     kept = list(self._recent.items())[-1:]
                     self._recent = dict([*kept, (number, block)])
-        return block[place]
+        return block[place, part].copy()

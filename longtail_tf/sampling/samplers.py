@@ -100,12 +100,8 @@ class PKSampler:
         Returns:
             int64 [P * K], or [P * K / count].
         """
-        rows = self._blocks.step(checked_step(step))
-        if shard is not None:
-            rows = rows[
-                shard_slice(shard, self.batch_size, classes_per_batch=self.classes_per_batch)
-            ]
-        return rows.copy()
+        part = shard_slice(shard, self.batch_size, classes_per_batch=self.classes_per_batch)
+        return self._blocks.batch(step, part)
 
     def batches(self, start: int, count: int, *, shard: Shard | None = None) -> np.ndarray:
         """Batches of the steps start .. start + count - 1 in one draw, int64 [count, P * K]."""
@@ -194,8 +190,7 @@ class RandomSampler:
 
     def batch(self, step: int, *, shard: Shard | None = None) -> np.ndarray:
         """Row numbers of one batch, int64 [batch_size], or of one replica's share of it."""
-        rows = self._blocks.step(checked_step(step))
-        return rows.copy() if shard is None else rows[shard_slice(shard, self.batch_size)].copy()
+        return self._blocks.batch(step, shard_slice(shard, self.batch_size))
 
     def batches(self, start: int, count: int, *, shard: Shard | None = None) -> np.ndarray:
         """Batches of the steps start .. start + count - 1, int64 [count, batch_size]."""
