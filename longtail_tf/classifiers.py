@@ -9,6 +9,7 @@ linear fit, temperatures, threshold) is chosen on validation images, never on th
 | knn | votes of the nearest training images, nearer ones weighing more, evened out by class size |
 | gated | ncm; if the best prototype is a head class, the head classifier re-ranks the head |
 | linear | a balanced linear classifier refitted on the frozen embeddings |
+| lda | distance to its mean, by the covariance within classes that all share |
 | head_only | the head classifier alone; it cannot name a tail class |
 | head_adjusted, tau_norm, lws, crt | a head classifier of every class, corrected |
 """
@@ -23,6 +24,7 @@ import numpy as np
 from longtail_tf.errors import UserError
 from longtail_tf.prototypes import class_counts, class_prototypes, fit_prototypes
 from longtail_tf.recognition.all_class_rules import fit_all_class_rules
+from longtail_tf.recognition.discriminant import fit_discriminant
 from longtail_tf.recognition.embedded import Embedded, checked_embedded
 from longtail_tf.recognition.linear_refit import MAX_CELLS, fit_linear
 from longtail_tf.recognition.names import RULES
@@ -158,6 +160,9 @@ def fit_recognizer(
                 f"linear: not fitted, {len(train.labels)} images x {num_classes} classes would "
                 "take minutes a pass"
             )
+    if "lda" in rules:
+        lda = fit_discriminant(train.embeddings, train.labels, num_classes)
+        fields.update({f"lda_{name}": array for name, array in lda._asdict().items()})
     if num_head == num_classes:
         fields.update(
             fit_all_class_rules(

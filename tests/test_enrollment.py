@@ -11,6 +11,7 @@ from longtail_tf.classifiers import Recognizer
 from longtail_tf.datasets import DatasetIndex, Split, StringTable
 from longtail_tf.enrolling import enrollment
 from longtail_tf.prototypes import fit_prototypes
+from longtail_tf.recognition.discriminant import class_columns, fit_discriminant
 
 CLASSES, DIM = 6, 8
 
@@ -34,6 +35,7 @@ def fit(embeddings, labels, num_classes, variant="l2", center=None):
         )
     else:
         found = fit_prototypes(embeddings, labels, num_classes, variant=variant)
+    lda = fit_discriminant(embeddings, labels, num_classes)
     return Recognizer(
         num_classes=num_classes, num_head=2, class_counts=np.bincount(labels),
         prototypes=found.prototypes, prototype_classes=found.prototype_classes,
@@ -41,6 +43,7 @@ def fit(embeddings, labels, num_classes, variant="l2", center=None):
         temperatures={"ncm": 0.1}, gate_weight=0.2,
         linear_kernel=np.ones((DIM, num_classes), np.float32),
         linear_bias=np.arange(num_classes, dtype=np.float32),
+        **{f"lda_{name}": part for name, part in lda._asdict().items()},
         gallery=embeddings, gallery_labels=labels.astype(np.int32), threshold=0.5,
     )  # fmt: skip
 
@@ -53,6 +56,17 @@ def test_an_added_class_is_the_class_a_full_fit_gives(data):
         whole = fit(embeddings, labels, 6, variant, center=before.center)
         np.testing.assert_allclose(after.prototypes, whole.prototypes, atol=1e-6)
         np.testing.assert_array_equal(after.prototype_classes, whole.prototype_classes)
+        assert after.lda_precision is before.lda_precision  # the classes there are taught it
+        own = dict(precision=after.lda_precision, center=after.lda_center)
+        for c in range(6):
+            kernel, bias = class_columns(
+                embeddings[labels == c].mean(axis=0, keepdims=True),
+                np.array([np.sum(labels == c)]),
+                scatter=after.lda_scatter,
+                **own,
+            )
+            np.testing.assert_allclose(after.lda_kernel[:, c], kernel[:, 0], rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(after.lda_bias[c], bias[0], rtol=1e-3, atol=1e-3)
         for rule in ("ncm", "knn"):
             np.testing.assert_allclose(
                 after.scores(rule, embeddings), whole.scores(rule, embeddings), atol=1e-5
@@ -83,7 +97,7 @@ def test_a_removed_class_leaves_the_others_scores_alone(data, class_id):
     before = fit(embeddings, labels, CLASSES)
     after = enrollment.remove_class(before, class_id)
     assert after.num_head == (1 if class_id < 2 else 2)
-    for rule in ("ncm", "linear"):
+    for rule in ("ncm", "linear", "lda"):
         expected = np.delete(before.scores(rule, embeddings), class_id, axis=1)
         np.testing.assert_allclose(after.scores(rule, embeddings), expected, atol=1e-6)
     assert len(after.class_counts) == CLASSES - 1

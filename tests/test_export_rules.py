@@ -38,6 +38,8 @@ def recognizer_of(seed, *, several=False, center=False, bias=False, gate_weight=
         prototype_bias=rng.normal(0, 0.1, len(owners)).astype(np.float32) if bias else None,
         linear_kernel=rng.normal(size=(DIM, CLASSES)).astype(np.float32),
         linear_bias=rng.normal(size=CLASSES).astype(np.float32),
+        lda_kernel=rng.normal(size=(DIM, CLASSES)).astype(np.float32),
+        lda_bias=rng.normal(size=CLASSES).astype(np.float32),
         **{
             name: rng.normal(size=(DIM, CLASSES) if name == "crt_kernel" else CLASSES).astype("f4")
             for name in OF_EVERY_CLASS
@@ -108,8 +110,10 @@ def test_rules_that_cannot_be_exported_are_refused():
         RuleHead(recognizer, rule="knn")
     with pytest.raises(UserError, match="--inference_rule=best is not known: choose one of ncm"):
         RuleHead(recognizer, rule="best")
-    with pytest.raises(UserError, match="linear was not fitted in this run"):
-        RuleHead(dataclasses.replace(recognizer, linear_kernel=None), rule="linear")
+    for rule in ("linear", "lda"):
+        without = dataclasses.replace(recognizer, **{f"{rule}_kernel": None})
+        with pytest.raises(UserError, match=f"{rule} was not fitted in this run"):
+            RuleHead(without, rule=rule)
     with pytest.raises(UserError, match="head_only needs a head classifier"):
         RuleHead(dataclasses.replace(recognizer, num_head=0), rule="head_only")
     for rule in ALL_CLASS_RULES:

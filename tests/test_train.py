@@ -25,7 +25,7 @@ TINY = dict(
     log_every=1,
     **fakes.TINY_NET,
 )
-RULES = {"ncm", "knn", "gated", "linear", "head_only"}
+RULES = {"ncm", "knn", "gated", "linear", "lda", "head_only"}
 
 
 def tiny(tmp_path, name="run", **changes):

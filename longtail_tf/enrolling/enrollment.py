@@ -15,10 +15,15 @@ import numpy as np
 from longtail_tf.classifiers import Recognizer
 from longtail_tf.datasets import DatasetIndex, Split
 from longtail_tf.metrics.array_checks import unit_rows
+from longtail_tf.recognition.discriminant import class_columns
 
 RECORD_FILE = "enrollment.json"
 CLEAR_RATIO = 2.0
-_OF_EVERY_CLASS = ("adjusted_offsets", "tau_norm_scales", "lws_scales", "crt_kernel", "crt_bias")
+# Arrays of one column a class that would need a new fit.
+_FITTED_TOGETHER = (
+    *("linear_kernel", "linear_bias", "adjusted_offsets", "tau_norm_scales", "lws_scales"),
+    *("crt_kernel", "crt_bias"),
+)
 
 
 class Resemblance(NamedTuple):
@@ -33,7 +38,7 @@ def add_class(recognizer: Recognizer, embeddings: np.ndarray) -> Recognizer:
     """Returns the recognizer with one more class, id C, from embeddings float32 [n, D].
 
     The linear classifier and the rules of a head of every class are dropped: they would need a new
-    fit.
+    fit. `lda` stays, as it takes a class by its mean.
     """
     return _with_class(recognizer, recognizer.num_classes, embeddings)
 
@@ -46,15 +51,11 @@ def replace_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray)
 def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
     """Returns the recognizer without class `class_id`; the ids above it move down by one."""
     keep = recognizer.prototype_classes != class_id
-    linear: dict[str, Any] = {}
-    if recognizer.linear_kernel is not None and recognizer.linear_bias is not None:
-        linear = {
-            "linear_kernel": np.delete(recognizer.linear_kernel, class_id, axis=1),
-            "linear_bias": np.delete(recognizer.linear_bias, class_id),
-        }
-    for name in _OF_EVERY_CLASS:
-        if getattr(recognizer, name) is not None:
-            linear[name] = np.delete(getattr(recognizer, name), class_id, axis=-1)
+    columns: dict[str, Any] = {
+        name: np.delete(getattr(recognizer, name), class_id, axis=-1)
+        for name in (*_FITTED_TOGETHER, "lda_kernel", "lda_bias")
+        if getattr(recognizer, name) is not None
+    }
     gallery: dict[str, Any] = {}
     if recognizer.gallery is not None and recognizer.gallery_labels is not None:
         rows = recognizer.gallery_labels != class_id
@@ -70,7 +71,7 @@ def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
         prototypes=recognizer.prototypes[keep],
         prototype_classes=_moved_down(recognizer.prototype_classes[keep], class_id),
         prototype_bias=_taken(recognizer.prototype_bias, keep),
-        **linear,
+        **columns,
         **gallery,
     )
 
@@ -166,7 +167,8 @@ def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -
     counts = np.append(recognizer.class_counts, 0)[: max(class_id + 1, recognizer.num_classes)]
     counts[class_id] = len(embeddings)
     biases = _taken(recognizer.prototype_bias, keep)
-    others: dict[str, Any] = dict.fromkeys(_OF_EVERY_CLASS)
+    others: dict[str, Any] = dict.fromkeys(_FITTED_TOGETHER)
+    others.update(_lda_with_class(recognizer, class_id, embeddings))
     if recognizer.gallery is not None and recognizer.gallery_labels is not None:
         rows = recognizer.gallery_labels != class_id
         labels = np.full(len(embeddings), class_id, recognizer.gallery_labels.dtype)
@@ -179,10 +181,27 @@ def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -
         prototypes=np.insert(recognizer.prototypes[keep], at, prototype, axis=0),
         prototype_classes=np.insert(recognizer.prototype_classes[keep], at, class_id),
         prototype_bias=None if biases is None else np.insert(biases, at, bias),
-        linear_kernel=None,
-        linear_bias=None,
         **others,
     )
+
+
+def _lda_with_class(
+    recognizer: Recognizer, class_id: int, embeddings: np.ndarray
+) -> dict[str, np.ndarray]:
+    if recognizer.lda_kernel is None or recognizer.lda_bias is None:
+        return {}
+    kernel, bias = class_columns(
+        embeddings.mean(axis=0, keepdims=True, dtype=np.float64),
+        np.array([len(embeddings)]),
+        precision=recognizer.lda_precision,
+        center=recognizer.lda_center,
+        scatter=recognizer.lda_scatter,
+    )
+    kept = np.arange(recognizer.num_classes) != class_id
+    return {
+        "lda_kernel": np.insert(recognizer.lda_kernel[:, kept], class_id, kernel[:, 0], axis=1),
+        "lda_bias": np.insert(recognizer.lda_bias[kept], class_id, bias[0]),
+    }
 
 
 def _seen(recognizer: Recognizer, embeddings: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.recognition.names import ALL_CLASS_RULES, HEAD_LOGIT_RULES
+from longtail_tf.recognition.names import ALL_CLASS_RULES, HEAD_LOGIT_RULES, MATRIX_RULES
 
-GRAPH_RULES = ("ncm", "gated", "linear", "head_only", *ALL_CLASS_RULES)
+GRAPH_RULES = ("ncm", "gated", "linear", "lda", "head_only", *ALL_CLASS_RULES)
 NEVER = -1e9  # score of a class that the rule cannot name
 
 
@@ -48,10 +48,10 @@ class RuleHead(tf.Module):
         table = prototype_table(np.asarray(recognizer.prototype_classes), self.num_classes)
         one_each = np.array_equal(table[:, 0], np.arange(len(recognizer.prototypes)))
         self.table = None if one_each else tf.Variable(table, trainable=False, name="table")
-        if rule in ("linear", "crt"):
-            kernel, bias = recognizer.linear_classifier(rule)
-            self.linear_kernel = _constant(kernel, "linear_kernel")
-            self.linear_bias = _constant(bias, "linear_bias")
+        if rule in MATRIX_RULES:
+            kernel, bias = recognizer.matrix(rule)
+            self.kernel = _constant(kernel, "kernel")
+            self.kernel_bias = _constant(bias, "kernel_bias")
         scales, offsets = recognizer.head_correction(rule)
         self.scales, self.offsets = _optional(scales, "scales"), _optional(offsets, "offsets")
 
@@ -73,8 +73,8 @@ class RuleHead(tf.Module):
 
     def scores(self, embedding: tf.Tensor, head_logits: tf.Tensor | None) -> tf.Tensor:
         """Calibrated logits [N, C] of unit embeddings [N, D] and head logits [N, H]."""
-        if self.rule in ("linear", "crt"):
-            raw = tf.matmul(embedding, self.linear_kernel) + self.linear_bias
+        if self.rule in MATRIX_RULES:
+            raw = tf.matmul(embedding, self.kernel) + self.kernel_bias
         elif self.rule == "head_only":
             missing = [[0, 0], [0, self.num_classes - self.num_head]]
             raw = tf.pad(tf.nn.log_softmax(head_logits, axis=-1), missing, constant_values=NEVER)
@@ -123,9 +123,9 @@ def check_rule(recognizer: Any, rule: str) -> None:
         raise UserError(
             f"--inference_rule={rule} is not known: choose one of {', '.join(GRAPH_RULES)}."
         )
-    if rule == "linear" and recognizer.linear_kernel is None:
+    if rule in ("linear", "lda") and recognizer.matrix(rule)[0] is None:
         raise UserError(
-            "--inference_rule=linear was not fitted in this run: choose another rule, or run "
+            f"--inference_rule={rule} was not fitted in this run: choose another rule, or run "
             "longtail_tf.train again, which fits every rule."
         )
     if rule == "head_only" and not recognizer.num_head:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # Those that correct a head classifier of every class; see `all_class_rules`.
 ALL_CLASS_RULES = ("head_adjusted", "tau_norm", "lws", "crt")
-RULES = ("ncm", "knn", "gated", "linear", "head_only", *ALL_CLASS_RULES)
+RULES = ("ncm", "knn", "gated", "linear", "lda", "head_only", *ALL_CLASS_RULES)
+# Those that multiply the embedding by a matrix of one column a class.
+MATRIX_RULES = ("linear", "lda", "crt")
 # Those that say nothing without the head's logits.
 HEAD_LOGIT_RULES = ("head_only", "head_adjusted", "tau_norm", "lws")

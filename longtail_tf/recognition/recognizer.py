@@ -21,7 +21,7 @@ from longtail_tf.recognition.inference_rules import (
     vote_scores,
     vote_weights,
 )
-from longtail_tf.recognition.names import HEAD_LOGIT_RULES, RULES
+from longtail_tf.recognition.names import HEAD_LOGIT_RULES, MATRIX_RULES, RULES
 
 FORMAT_VERSION = 1
 _CHUNK_CELLS = 8 << 20  # images x classes scored at once: 32 MB of float32, a few in flight
@@ -53,6 +53,11 @@ class Recognizer:
       prototype_bias: float32 [M], added to the products (plain means); None: none.
       linear_kernel: float32 [D, C]; None: rule `linear` was not fitted.
       linear_bias: float32 [C].
+      lda_kernel: float32 [D, C]; None: rule `lda` was not fitted.
+      lda_bias: float32 [C].
+      lda_precision: float32 [D, D], makes the column of another class (`discriminant`).
+      lda_center: float32 [D], for the same.
+      lda_scatter: for the same.
       adjusted_offsets: float32 [C], added to head logits in `head_adjusted`; None, here and below:
         that rule was not fitted.
       tau_norm_scales: float32 [C], factors of head logits in `tau_norm`.
@@ -77,6 +82,11 @@ class Recognizer:
     prototype_bias: np.ndarray | None = None
     linear_kernel: np.ndarray | None = None
     linear_bias: np.ndarray | None = None
+    lda_kernel: np.ndarray | None = None
+    lda_bias: np.ndarray | None = None
+    lda_precision: np.ndarray | None = None
+    lda_center: np.ndarray | None = None
+    lda_scatter: float | None = None
     adjusted_offsets: np.ndarray | None = None
     tau_norm_scales: np.ndarray | None = None
     lws_scales: np.ndarray | None = None
@@ -93,6 +103,7 @@ class Recognizer:
         fitted = {
             "knn": self.gallery,
             "linear": self.linear_kernel,
+            "lda": self.lda_kernel,
             "head_adjusted": self.adjusted_offsets,
             "tau_norm": self.tau_norm_scales,
             "lws": self.lws_scales,
@@ -182,11 +193,9 @@ class Recognizer:
         """Reads what `save` wrote; a sentence says what is missing, damaged or too new."""
         return cls(**load_record(path, cls, kind="recognizer", version=FORMAT_VERSION))
 
-    def linear_classifier(self, rule: str) -> tuple[Any, Any]:
-        """Kernel float32 [D, C] and bias [C] of `linear` or `crt`; None where not fitted."""
-        if rule == "crt":
-            return self.crt_kernel, self.crt_bias
-        return self.linear_kernel, self.linear_bias
+    def matrix(self, rule: str) -> tuple[Any, Any]:
+        """Kernel float32 [D, C] and bias [C] of one of `MATRIX_RULES`; None where not fitted."""
+        return getattr(self, f"{rule}_kernel"), getattr(self, f"{rule}_bias")
 
     def head_correction(self, rule: str) -> tuple[np.ndarray | None, np.ndarray | None]:
         """What `rule` multiplies head logits with, and then adds, each float32 [C] or None."""
@@ -210,8 +219,8 @@ class Recognizer:
             return head_only_scores(head_logits, self.num_classes)
         if rule in HEAD_LOGIT_RULES and head_logits is not None:
             return corrected_scores(head_logits, *self.head_correction(rule))
-        if rule in ("linear", "crt"):
-            kernel, bias = self.linear_classifier(rule)
+        if rule in MATRIX_RULES:
+            kernel, bias = self.matrix(rule)
             return embeddings @ kernel + bias
         scores = self._prototype_scores(embeddings)
         if rule == "gated" and head_logits is not None:

@@ -15,6 +15,7 @@ RULE_WORDS = {
     "knn": "the nearest training images",
     "gated": "the nearest class prototype, re-ranked by the head classifier where that is safe",
     "linear": "a balanced linear classifier refitted on the embeddings",
+    "lda": "the nearest class mean, by the scatter within classes",
     "head_only": "the head classifier alone",
     "head_adjusted": "the classifier of every class, its logits freed of the training shares",
     "tau_norm": "the classifier of every class, its class vectors brought to like lengths",
