@@ -65,8 +65,7 @@ def finished(folder, *, rule, balanced, few=0.1, images=100, bytes_of=(3, "cross
     folder.mkdir(parents=True)
     row = dict(all=balanced, balanced=balanced, many=balanced, medium=None, few=few)
     evaluation = dict(
-        rules={"ncm": dict(row, balanced=0.1), rule: row},
-        inference_rule=rule,
+        rules={"knn": dict(row, balanced=0.1), rule: row},
         images_seen=images,
         provenance=dict(commit="abc", data_digest="d" * 64),
     )
@@ -85,22 +84,53 @@ def test_scoreboard_table(tmp_path, board):
             finished(folders[name, seed], rule=rule, balanced=value)
     folders["triplet", 0] = tmp_path / "triplet" / "0"
     finished(
-        folders["triplet", 0], rule="ncm2", balanced=0.2, images=96, bytes_of=(3, "none"), few=None
+        folders["triplet", 0], rule="ncm", balanced=0.2, images=96, bytes_of=(3, "none"), few=None
     )
     folders["triplet", 1] = tmp_path / "not yet"
     results = tmp_path / "RESULTS.md"
+    methods = [
+        board.table.Method("longtail", "longtail", "gated"),
+        board.table.Method("logit_adjusted", "logit_adjusted", "head_only"),
+        board.table.Method("voting", "logit_adjusted", "knn"),  # a method that is a rule
+        board.table.Method("triplet", "triplet", "ncm"),
+        board.table.Method("focal", "focal", "head_only"),  # no runs
+        board.table.Method("lws", "logit_adjusted", "lws"),  # a rule that was not fitted
+    ]
     for _ in range(2):  # writing again replaces
-        board.table.write("digits", folders, results=results, command="x.py")
+        board.table.write("digits", methods, folders, results=results, command="x.py")
     text = results.read_text()
     # Two seeds: t = 12.706, s = 0.1 * sqrt(2), half = t * s / sqrt(2) = 127.06 points.
-    assert text.count("| longtail | gated * | 60.0 ± 127.1 |") == 1
+    assert text.count("| longtail | gated | 60.0 ± 127.1 |") == 1
     # Differences 10 and 4: mean 7, half = 12.706 * 3.
     assert "| 60.0 ± 127.1 | +7.0 (-31.1 to +45.1) | 60.0 ± 127.1 |" in text
-    assert "| logit_adjusted | head_only * | 53.0 ± 165.2 | - |" in text
-    assert "| triplet | ncm2 * | 20.0 | -20.0 | 20.0 | 20.0 | - | - | 96 | 12 | 0 |" in text
-    assert "| - | 10.0 ± 0.0 | 100 | 12 | 96 | dddddddd |" in text and "commit abc" in text
+    assert "| logit_adjusted | head_only | 53.0 ± 165.2 | - |" in text
+    assert "| voting | knn | 10.0 ± 0.0 | -43.0 (-208.2 to +122.2) |" in text
+    assert "| triplet | ncm | 20.0 | -20.0 | 20.0 | 20.0 | - | - | 1 | 96 | 12 | 0 |" in text
+    assert "| - | 10.0 ± 0.0 | 2 | 100 | 12 | 96 | dddddddd |" in text and "commit abc" in text
+    assert "focal" not in text and "lws" not in text
+    assert "| trained with | ncm | knn | gated | head_only |" in text
+    assert "| longtail | - | 10.0 | 60.0 | - |" in text
     assert text.count("`x.py`") == 1
+    rows = (tmp_path / "scoreboard" / "tables" / "digits.csv").read_text().splitlines()
+    assert rows[0] == "trained_with,rule,seed,balanced,all,many,medium,few,commit"
+    assert rows[1] == "longtail,knn,0,0.1000,0.5000,0.5000,,0.1000,abc"
+    assert len(rows) == 11  # a header, two rules of five runs
     assert (tmp_path / "scoreboard" / "plots" / "digits.png").stat().st_size > 1000
+
+
+def test_scoreboard_refits_runs_that_lack_a_rule(tmp_path, board, monkeypatch):
+    from longtail_tf.errors import UserError
+
+    refit = load("scoreboard/refit")
+    with pytest.raises(UserError, match=r"no finished runs \(DATA/METHOD/SEED\) are there"):
+        refit.run(refit.RefitConfig(runs=str(tmp_path)))
+    finished(tmp_path / "digits" / "ce" / "0", rule="ncm", balanced=0.5)
+    finished(tmp_path / "fashion" / "ce" / "0", rule="ncm", balanced=0.5)
+    done = []
+    monkeypatch.setattr(refit, "refit", done.append)
+    refit.run(refit.RefitConfig(runs=str(tmp_path), data="digits"))
+    assert done == [tmp_path / "digits" / "ce" / "0"]
+    assert refit.missing(dict.fromkeys(("ncm", "knn", "linear", "lda"))) == []
 
 
 def test_scoreboard_runs_what_is_missing_once(tmp_path, board, monkeypatch):

@@ -46,6 +46,7 @@ IMAGES = {
 METHODS = (
     *("longtail", "longtail_plus", "joint", "logit_adjusted", "ce", "head_ce", "triplet"),
     *("ce_triplet", "supcon_ce", "balanced_sampling", "class_balanced", "focal", "ldam_drw"),
+    *("posthoc_adjusted", "crt", "tau_norm", "lws", "ncm"),  # rules of the ce trainings
 )
 
 
@@ -81,7 +82,11 @@ def run(config: ScoreboardConfig) -> None:
     for data in config.data.split(","):
         if data not in IMAGES:
             raise UserError(f"--data={data}: expected some of {', '.join(IMAGES)}.")
-        names = list(dict.fromkeys(trained_as(name) for name in config.methods.split(",")))
+        rows = [
+            table.Method(name, trained_as(name), rule_of(name))
+            for name in dict.fromkeys(config.methods.split(","))
+        ]
+        names = list(dict.fromkeys(row.trained_as for row in rows))
         folders = {
             (name, seed): pathlib.Path(config.runs) / data / name / str(seed)
             for seed in range(config.seeds)
@@ -90,7 +95,8 @@ def run(config: ScoreboardConfig) -> None:
         if not config.table_only:
             failed += train_all(config, data, folders)
         command = f"python experiments/scoreboard/run.py --data={data} --seeds={config.seeds}"
-        text = table.write(data, folders, results=pathlib.Path(config.results), command=command)
+        results = pathlib.Path(config.results)
+        text = table.write(data, rows, folders, results=results, command=command)
         print(text)
     if failed:
         raise UserError(
@@ -124,6 +130,13 @@ def method_flags(name: str) -> list[str]:
         known = dict.fromkeys([*files, *methods.METHODS])
         raise UserError(f"--methods={name}: expected some of {', '.join(known)}.")
     return [f"--method={name}"]
+
+
+def rule_of(name: str) -> str:
+    """The rule that a method names classes by."""
+    return cli.parse(
+        Config, ["--data=digits_lt", "--run_dir=x", *method_flags(name)]
+    ).inference_rule
 
 
 def trained_as(name: str) -> str:

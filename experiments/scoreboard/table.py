@@ -1,8 +1,14 @@
-"""The scoreboard's table of one data set, into RESULTS.md between its markers."""
+"""The scoreboard of one data set: two tables into RESULTS.md between its markers, all of it as CSV.
+
+The first table has a row for each method, read by the rule it names classes by; the second has a
+row for each training and a column for each rule.
+"""
 
 from __future__ import annotations
 
+import csv
 import datetime
+import io
 import json
 import math
 import os
@@ -12,60 +18,69 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import plots
 
+from longtail_tf.recognition.names import RULES
 from longtail_tf.reporting.differences import over_seeds, t_quantile
 from longtail_tf.run_folder import write_atomically
 
-REFERENCE = "logit_adjusted"  # the row that others are compared with, by its own default rule
+REFERENCE = "logit_adjusted"  # the row that others are compared with, by its own rule
 BANDS = ("balanced", "all", "many", "medium", "few")
 
 
-class Runs(NamedTuple):
-    """The finished runs of one method, by seed."""
+class Method(NamedTuple):
+    """A row of the first table."""
 
-    method: str
+    name: str
+    trained_as: str  # methods that differ in the rule alone share a training
+    rule: str  # that it names classes by
+
+
+class Runs(NamedTuple):
+    """The finished runs of one training, by seed."""
+
+    name: str
     evaluations: dict[int, dict[str, Any]]
     cpu_seconds: list[float]
     classifier_bytes: int
 
     @property
-    def default_rule(self) -> str:
-        """The rule that the method names classes by."""
-        return next(iter(self.evaluations.values()))["inference_rule"]
-
-    @property
     def rules(self) -> list[str]:
-        """Rules that every seed was evaluated by, the default first."""
-        first = next(iter(self.evaluations.values()))["rules"]
-        rules = [r for r in first if all(r in each["rules"] for each in self.evaluations.values())]
-        return sorted(rules, key=lambda rule: rule != self.default_rule)
+        """Rules that every seed was evaluated by."""
+        evaluations = self.evaluations.values()
+        return [rule for rule in RULES if all(rule in each["rules"] for each in evaluations)]
 
     def values(self, rule: str, band: str) -> dict[int, Optional[float]]:
         """Seed -> accuracy, 0..1; None for an empty band."""
         return {seed: each["rules"][rule][band] for seed, each in self.evaluations.items()}
 
 
-def write(data: str, folders: dict, *, results: pathlib.Path, command: str) -> str:
-    """Writes the table and the plot of one data set.
+def write(
+    data: str, methods: list[Method], folders: dict, *, results: pathlib.Path, command: str
+) -> str:
+    """Writes the tables and the plot of one data set.
 
     Args:
       data: its name.
-      folders: (method, seed) -> run folder; unfinished ones are left out.
-      results: the Markdown file; the plot goes into scoreboard/plots beside it.
+      methods: the rows, in their order.
+      folders: (training, seed) -> run folder; unfinished ones are left out.
+      results: the Markdown file; the plot and the CSV go into scoreboard/ beside it.
       command: what makes the table again.
 
     Returns:
-      The table, Markdown; "" where no run is finished.
+      The tables, Markdown; "" where no run is finished.
     """
     runs = load(folders)
-    if not runs:
+    rows = [each for each in methods if each.trained_as in runs]
+    rows = [each for each in rows if each.rule in runs[each.trained_as].rules]
+    if not rows:
         return ""
-    plot = results.parent / "scoreboard" / "plots" / f"{data}.png"
-    plots.draw(plot, data, {each.method: _points(each) for each in runs})
-    lines = table_lines(runs)
+    board = results.parent / "scoreboard"
+    plots.draw(board / "plots" / f"{data}.png", data, [_points(each, runs) for each in rows])
+    write_csv(board / "tables" / f"{data}.csv", runs)
+    lines = [*method_lines(rows, runs), "", *rule_lines(runs)]
     block = "\n".join(
         [
             _head(runs),
-            f"`{command}`",
+            f"`{command}` ([every seed, rule and band](scoreboard/tables/{data}.csv))",
             "",
             f"![balanced accuracy by method](scoreboard/plots/{data}.png)",
             "",
@@ -81,51 +96,82 @@ def write(data: str, folders: dict, *, results: pathlib.Path, command: str) -> s
     return "\n".join(lines)
 
 
-def load(folders: dict) -> list[Runs]:
-    """What the finished runs say, in the order of `folders`."""
-    found = []
-    for method in dict.fromkeys(method for method, _ in folders):
-        mine = {seed: folder for (name, seed), folder in folders.items() if name == method}
+def load(folders: dict) -> dict[str, Runs]:
+    """What the finished runs say, by training, in the order of `folders`."""
+    found = {}
+    for training in dict.fromkeys(training for training, _ in folders):
+        mine = {seed: folder for (name, seed), folder in folders.items() if name == training}
         mine = {s: f for s, f in sorted(mine.items()) if (f / "evaluation.json").exists()}
         if not mine:
             continue
         config = _read(next(iter(mine.values())) / "config.json")
         settings = config["settings"]
         outputs = config["num_head"] * (settings["classification_loss"] != "none")
-        found.append(
-            Runs(
-                method,
-                {seed: _read(folder / "evaluation.json") for seed, folder in mine.items()},
-                [_read(f / "cpu_seconds.json") for f in mine.values()
-                 if (f / "cpu_seconds.json").exists()],
-                4 * outputs * settings["embedding_dim"],
-            )
+        found[training] = Runs(
+            training,
+            {seed: _read(folder / "evaluation.json") for seed, folder in mine.items()},
+            [_read(f / "cpu_seconds.json") for f in mine.values()
+             if (f / "cpu_seconds.json").exists()],
+            4 * outputs * settings["embedding_dim"],
         )  # fmt: skip
     return found
 
 
-def table_lines(runs: list[Runs]) -> list[str]:
-    """One row a method and rule."""
-    reference = next((each for each in runs if each.method == REFERENCE), None)
+def method_lines(methods: list[Method], runs: dict[str, Runs]) -> list[str]:
+    """The first table: a row a method, by its own rule."""
+    reference = next((each for each in methods if each.name == REFERENCE), None)
     lines = [
-        f"| trained with | rule | balanced | against {REFERENCE} | all | many | medium | few | "
+        f"| method | rule | balanced | against {REFERENCE} | all | many | medium | few | seeds | "
         "images seen | CPU s | classifier bytes | split |",
-        "|" + "---|" * 12,
+        "|" + "---|" * 13,
     ]
-    for each in runs:
-        seen = sorted({one["images_seen"] for one in each.evaluations.values()})
-        digests = sorted({one["provenance"]["data_digest"] for one in each.evaluations.values()})
-        for rule in each.rules:
-            cells = [with_interval(list(each.values(rule, band).values())) for band in BANDS]
-            cells.insert(1, against(each, rule, reference))
-            lines.append(
-                f"| {each.method} | {rule}{' *' if rule == each.default_rule else ''} | "
-                + " | ".join(cells)
-                + f" | {' to '.join(f'{n:,}' for n in dict.fromkeys([seen[0], seen[-1]]))} | "
-                + (f"{np.mean(each.cpu_seconds):.0f}" if each.cpu_seconds else "-")
-                + f" | {each.classifier_bytes:,} | {', '.join(d[:8] for d in digests)} |"
-            )
+    for method in methods:
+        mine = runs[method.trained_as]
+        evaluations = mine.evaluations.values()
+        seen = sorted({one["images_seen"] for one in evaluations})
+        digests = sorted({one["provenance"]["data_digest"] for one in evaluations})
+        cells = [with_interval(list(mine.values(method.rule, band).values())) for band in BANDS]
+        cells.insert(1, against(method, reference, runs))
+        lines.append(
+            f"| {method.name} | {method.rule} | "
+            + " | ".join(cells)
+            + f" | {len(mine.evaluations)} | "
+            + " to ".join(f"{n:,}" for n in dict.fromkeys([seen[0], seen[-1]]))
+            + f" | {np.mean(mine.cpu_seconds):.0f}" * bool(mine.cpu_seconds)
+            + " | -" * (not mine.cpu_seconds)
+            + f" | {mine.classifier_bytes:,} | {', '.join(d[:8] for d in digests)} |"
+        )
     return lines
+
+
+def rule_lines(runs: dict[str, Runs]) -> list[str]:
+    """The second table: balanced accuracy of each training by every rule that applies to it."""
+    rules = [rule for rule in RULES if any(rule in each.rules for each in runs.values())]
+    lines = ["| trained with | " + " | ".join(rules) + " |", "|" + "---|" * (len(rules) + 1)]
+    for each in runs.values():
+        cells = [
+            f"{100 * np.mean(list(each.values(rule, 'balanced').values())):.1f}"
+            if rule in each.rules
+            else "-"
+            for rule in rules
+        ]
+        lines.append(f"| {each.name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def write_csv(path: pathlib.Path, runs: dict[str, Runs]) -> None:
+    """Every seed, rule and band; fractions, empty for an empty band."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trained_with", "rule", "seed", *BANDS, "commit"])
+    for each in runs.values():
+        for rule in each.rules:
+            for seed, one in each.evaluations.items():
+                bands = [one["rules"][rule][band] for band in BANDS]
+                values = ["" if value is None else f"{value:.4f}" for value in bands]
+                writer.writerow([each.name, rule, seed, *values, one["provenance"]["commit"]])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue())
 
 
 def interval(values: list) -> Optional[tuple[float, float]]:
@@ -147,14 +193,14 @@ def with_interval(values: list) -> str:
     return f"{100 * found[0]:.1f}" + (f" ± {100 * found[1]:.1f}" if len(values) > 1 else "")
 
 
-def against(runs: Runs, rule: str, reference: Optional[Runs]) -> str:
+def against(method: Method, reference: Optional[Method], runs: dict[str, Runs]) -> str:
     """Balanced accuracy minus the reference's at the same seeds, paired, with its 95 % interval."""
-    if reference is None:
+    if reference is None or method is reference:
         return "-"
-    mine = runs.values(rule, "balanced")
-    theirs = reference.values(reference.default_rule, "balanced")
+    mine = runs[method.trained_as].values(method.rule, "balanced")
+    theirs = runs[reference.trained_as].values(reference.rule, "balanced")
     seeds = sorted(set(mine) & set(theirs))
-    if not seeds or (runs is reference and rule == reference.default_rule):
+    if not seeds:
         return "-"
     first, second = (np.array([values[seed] for seed in seeds]) for values in (theirs, mine))
     if len(seeds) == 1:
@@ -163,21 +209,26 @@ def against(runs: Runs, rule: str, reference: Optional[Runs]) -> str:
     return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
-def _points(runs: Runs) -> dict[str, tuple[float, float]]:
-    points = {rule: interval(list(runs.values(rule, "balanced").values())) for rule in runs.rules}
-    return {rule: found for rule, found in points.items() if found is not None}
+def _points(method: Method, runs: dict[str, Runs]) -> plots.Line:
+    mine = runs[method.trained_as]
+    points = {
+        rule: interval(list(mine.values(rule, "balanced").values()))
+        for rule in mine.rules
+        if rule == method.rule or method.name == method.trained_as
+    }
+    found = {rule: point for rule, point in points.items() if point is not None}
+    return plots.Line(method.name, method.rule, found)
 
 
-def _head(runs: list[Runs]) -> str:
-    evaluations = [one for each in runs for one in each.evaluations.values()]
+def _head(runs: dict[str, Runs]) -> str:
+    evaluations = [one for each in runs.values() for one in each.evaluations.values()]
     commits = sorted({one["provenance"]["commit"] or "unknown" for one in evaluations})
-    seeds = sorted({seed for each in runs for seed in each.evaluations})
     return (
-        f"{datetime.date.today()}, commit {', '.join(commits)}, seeds "
-        f"{', '.join(map(str, seeds))}, one thread of {os.cpu_count()} cores (shared), last step, "
-        "nothing chosen on the test set. Percent, mean ± half the 95 % t interval over seeds; "
-        f"differences are paired by seed with {REFERENCE}'s own rule, on balanced accuracy; * the "
-        "method's own rule; bytes of the float32 classifier that is trained.\n"
+        f"{datetime.date.today()}, commit {', '.join(commits)}, one thread of {os.cpu_count()} "
+        "cores (shared), last step, nothing chosen on the test set. Percent, mean ± half the 95 % "
+        f"t interval over seeds; differences are paired by seed with {REFERENCE}'s own rule, on "
+        "balanced accuracy; bytes of the float32 classifier that is trained. Second table: "
+        "balanced accuracy of each training by every rule.\n"
     )
 
 
