@@ -150,7 +150,8 @@ def _check_balance(config: Config) -> None:
         )
     if config.inference_rule == "tau_norm" and config.cosine_head:
         raise UserError(f"{rule}: class vectors of a --cosine_head have no length; drop one.")
-    every = config.head_all and config.has_head_stream
+    # What --head_auto comes to is known with the data set; settings are checked again then.
+    every = (config.head_all or config.head_auto) and config.has_head_stream
     if config.inference_rule in ALL_CLASS_RULES and not every:
         raise UserError(
             f"{rule} corrects a classifier of every class: add --head_all, or choose another rule."

@@ -133,6 +133,16 @@ def test_settings_that_undo_each_other_are_refused_in_words(change, message):
         Config(**{**BASE, "head_ratio": 0.3, **change})
 
 
+def test_a_rule_of_every_class_waits_for_what_head_auto_comes_to():
+    from longtail_tf.data_settings import resolve
+
+    config = Config(**{**BASE, "head_ratio": None}, head_auto=True, inference_rule="crt")
+    facts = dict(image_shape=(8, 8, 1), flip_is_valid=True)
+    assert resolve(config, num_classes=500, **facts).head_all
+    with pytest.raises(UserError, match="--inference_rule=crt corrects a classifier of every"):
+        resolve(config, num_classes=501, **facts)
+
+
 def tiny(folder, **changes):
     spec = fakes.write_npz(folder / "bars.npz")
     return Config(
