@@ -34,7 +34,7 @@ _LONGTAIL: Mapping[str, Any] = {
     "metric_loss": "triplet_semihard",
     "unit_features": True,
     "neck": True,
-    "inference_rule": "gated",
+    "inference_rule": "lda",
 }
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -62,12 +62,12 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "tau_norm": {**_ALL_CLASSES, "inference_rule": "tau_norm"},
     "lws": {**_ALL_CLASSES, "inference_rule": "lws"},
     "ncm": {**_ALL_CLASSES, "inference_rule": "ncm"},
-    # Classification of the head alone; the tail is named by its prototypes.
+    # Classification of the head alone; the tail is named by its means.
     "head_ce": {
         "classification_loss": "cross_entropy",
         "head_sampling": "random",
         "metric_loss": "none",
-        "inference_rule": "gated",
+        "inference_rule": "lda",
     },
     # FaceNet's loss alone (Schroff 2015, arXiv:1503.03832, section 3.2).
     "triplet": {
@@ -121,7 +121,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "class_power": 1.0,
         "unit_features": True,
         "neck": True,
-        "inference_rule": "linear",
+        "inference_rule": "lda",
     },
 }
 

@@ -44,7 +44,7 @@ IMAGES = {
     "cifar100": 307_200,
 }
 METHODS = (
-    *("longtail", "longtail_plus", "joint", "logit_adjusted", "ce", "head_ce", "triplet"),
+    *("longtail", "longtail_plus", "logit_adjusted", "ce", "head_ce", "triplet"),
     *("ce_triplet", "supcon_ce", "balanced_sampling", "class_balanced", "focal", "ldam_drw"),
     *("posthoc_adjusted", "crt", "tau_norm", "lws", "ncm"),  # rules of the ce trainings
 )
