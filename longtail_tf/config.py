@@ -122,6 +122,10 @@ class Config:
         "Joint schedule: images of head classes in the whole batch feed the classification loss "
         "too, from the same forward pass.",
     )
+    compare_head: bool = setting(
+        False,
+        "Joint schedule: head images feed the metric loss too, from the same forward pass.",
+    )
     head_only_steps: int = setting(
         0,
         "Train the head stream alone for so many steps before the whole stream joins.",

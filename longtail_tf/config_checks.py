@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from longtail_tf.backbone_names import BACKBONES, CIFAR_BACKBONES
 from longtail_tf.errors import UserError
+from longtail_tf.images.augment_names import MIXING_AUGMENTATIONS
 from longtail_tf.losses.names import BALANCING_LOSSES, MEMORY_LOSSES
 from longtail_tf.recognition.names import ALL_CLASS_RULES
 
@@ -113,12 +114,17 @@ def _check_streams(config: Config) -> None:
             f"--head_only_steps={config.head_only_steps} leaves no step for the whole stream: set "
             f"it below --steps={config.steps}."
         )
-    if config.classify_whole and not (
-        config.schedule == "joint" and config.has_head_stream and config.has_whole_stream
-    ):
+    joint = config.schedule == "joint" and config.has_head_stream and config.has_whole_stream
+    for name in ("classify_whole", "compare_head"):
+        if getattr(config, name) and not joint:
+            raise UserError(
+                f"--{name} shares one forward pass between both losses: it needs "
+                "--schedule=joint, a --classification_loss and a --metric_loss."
+            )
+    if config.compare_head and config.head_augment in MIXING_AUGMENTATIONS:
         raise UserError(
-            "--classify_whole shares one forward pass between both losses: it needs "
-            "--schedule=joint, a --classification_loss and a --metric_loss."
+            f"--compare_head takes head images as of one class each, and --head_augment="
+            f"{config.head_augment} mixes two: drop one of them."
         )
     if config.metric_loss == "prototype" and config.replicas != "one" and config.mine == "replica":
         raise UserError(

@@ -188,6 +188,8 @@ def _summary(config: Config, index: DatasetIndex, *, num_head: int) -> str:
         )
         if config.classify_whole:
             lines.append("  its images of head classes feed the classification loss too")
+        if config.compare_head:
+            lines.append("  the head stream's images feed its metric loss too")
         if facts["classes_under_k"]:
             lines.append(
                 f"  classes with fewer than {config.images_per_class} images: "

@@ -87,6 +87,7 @@ def _compiled_model(config: Config, index: DatasetIndex, *, num_head: int) -> Tw
         distance_metric=config.distance_metric,
         mine=config.mine,
         classify_whole=config.classify_whole,
+        compare_head=config.compare_head,
         weight_average=config.weight_average,
         jit_compile=config.jit_compile,
     )

@@ -21,6 +21,7 @@ from longtail_tf.distribution import all_replicas, batch_norm
 from longtail_tf.errors import UserError
 from longtail_tf.head_terms import head_terms, shared_head_loss
 from longtail_tf.losses.statistics import spread
+from longtail_tf.stream_batches import Batch, batch_size, labels_and_rows
 from longtail_tf.weight_average import WeightAverage
 
 layers = tf.keras.layers
@@ -38,8 +39,6 @@ WHOLE_METRICS = (
 ClassificationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 # labels int [B], features float32 [B, D], source rows int [B] -> scalar
 MetricLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-# images, labels, source rows; in a mixed head batch also the second labels and the first's weight
-Batch = tuple[tf.Tensor, ...]
 
 
 class TwoStreamModel(tf.keras.Model):
@@ -147,6 +146,7 @@ class TwoStreamModel(tf.keras.Model):
         distance_metric: str = "L2",
         mine: str = "global",
         classify_whole: bool = False,
+        compare_head: bool = False,
         weight_average: float = 0.0,
         jit_compile: bool = False,
     ) -> None:
@@ -168,17 +168,19 @@ class TwoStreamModel(tf.keras.Model):
             replicas) or "replica" (its own).
           classify_whole: in a joint schedule, images of head classes in the whole batch feed the
             classification loss too, from the same forward pass.
+          compare_head: in a joint schedule, head images feed the metric loss too.
           weight_average: decay of a running average of the weights, `averaged`; 0 for none.
           jit_compile: compile the step with XLA; always passed on, as Keras 3 would default to
             "auto".
 
         Raises:
-          UserError: a schedule that does not exist, or does not go with `classify_whole`.
+          UserError: a schedule that does not exist, or does not let streams share a forward pass.
         """
         if schedule not in ("alternate", "joint"):
             raise UserError(f"schedule={schedule!r}: expected 'alternate' or 'joint'.")
-        if classify_whole and schedule != "joint":
-            raise UserError("classify_whole needs one update on both losses: schedule='joint'.")
+        if (classify_whole or compare_head) and schedule != "joint":
+            name = "classify_whole" if classify_whole else "compare_head"
+            raise UserError(f"{name} needs one update on both losses: schedule='joint'.")
         super().compile(optimizer=head_optimizer or whole_optimizer, jit_compile=jit_compile)
         self.head_optimizer: Any = head_optimizer
         self.whole_optimizer: Any = whole_optimizer
@@ -188,7 +190,7 @@ class TwoStreamModel(tf.keras.Model):
         self.classification_weight, self.metric_weight = classification_weight, metric_weight
         self.unit_features = unit_features
         self.margin, self.distance_metric, self.mine = margin, distance_metric, mine
-        self.classify_whole = classify_whole
+        self.classify_whole, self.compare_head = classify_whole, compare_head
         self.averaged = WeightAverage(self, weight_average) if weight_average else None
         names = HEAD_METRICS * (classification_loss is not None)
         names += WHOLE_METRICS * (metric_loss is not None)
@@ -216,7 +218,7 @@ class TwoStreamModel(tf.keras.Model):
     def _update(self, streams: dict[str, Batch]) -> None:
         """One forward pass over the streams joined, one optimizer update on their summed loss."""
         images = tf.concat([batch[0] for batch in streams.values()], axis=0)
-        num_head = _batch_size(streams["head"]) if "head" in streams else 0
+        num_head = batch_size(streams["head"]) if "head" in streams else 0
         with tf.GradientTape() as tape:
             features = self.features(images, training=True)
             # Run for the whole stream too: its statistics must see what recognition will see.
@@ -235,7 +237,9 @@ class TwoStreamModel(tf.keras.Model):
                     )
                 loss += self.classification_weight * head_loss
             if "whole" in streams:
-                loss += self.metric_weight * self._whole_loss(streams["whole"], features[num_head:])
+                compared = list(streams.values()) if self.compare_head else [streams["whole"]]
+                seen = features if self.compare_head else features[num_head:]
+                loss += self.metric_weight * self._whole_loss(*labels_and_rows(*compared), seen)
             # Replicas' gradients are summed, so each brings its share of the mean.
             loss /= tf.distribute.get_replica_context().num_replicas_in_sync
         variables = self._variables_of("head" if "head" in streams else "whole")
@@ -256,8 +260,7 @@ class TwoStreamModel(tf.keras.Model):
         self._means["head_accuracy"].update_state(tf.reduce_mean(tf.cast(right, tf.float32)))
         return loss
 
-    def _whole_loss(self, batch: Batch, features: tf.Tensor) -> tf.Tensor:
-        _, labels, rows = batch[:3]
+    def _whole_loss(self, labels: tf.Tensor, rows: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
         if self.unit_features:
             features = unit_vectors(features)
         if self.mine == "global":
@@ -291,9 +294,3 @@ class TwoStreamModel(tf.keras.Model):
             self.head_optimizer.build(self._variables_of("head"))
         if self.whole_optimizer is not None:
             self.whole_optimizer.build(self._variables_of("whole"))
-
-
-def _batch_size(batch: Batch) -> Any:
-    """A number where it is known when tracing: the losses choose their fastest way by it."""
-    known = batch[0].shape[0]
-    return tf.shape(batch[0])[0] if known is None else known

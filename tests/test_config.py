@@ -60,6 +60,11 @@ def test_is_frozen():
             dict(classify_whole=True, schedule="joint", metric_loss="none"),
             "--classify_whole shares one forward pass.*a --metric_loss",
         ),
+        (dict(compare_head=True), "--compare_head shares one forward pass.*--schedule=joint"),
+        (
+            dict(compare_head=True, schedule="joint", head_augment="crop_mixup"),
+            "--compare_head takes head images as of one class each, and --head_augment=crop_mixup",
+        ),
         (
             dict(classify_whole=True, schedule="joint", head_sampled_classes=5),
             "--head_sampled_classes=5 was given with --classify_whole",

@@ -272,6 +272,7 @@ def stop_at(step, monkeypatch):
         dict(metric_loss="none", reweight_from=0.5),
         dict(metric_loss="none", head_sampling="balanced"),
         dict(schedule="joint", classify_whole=True, metric_loss="prototype", weight_average=0.9),
+        dict(schedule="joint", compare_head=True, metric_loss="supcon", memory_size=20),
     ],
     ids=[
         "alternate",
@@ -283,6 +284,7 @@ def stop_at(step, monkeypatch):
         "reweighted",
         "balanced",
         "shared_prototypes_averaged",
+        "compared_head_remembered",
     ],
 )
 def test_resume_gives_the_same_bits_as_an_uninterrupted_run(tmp_path, monkeypatch, changes):

@@ -167,9 +167,28 @@ def test_classify_whole_without_a_head_image_in_the_whole_batch_is_plain_joint(r
         np.testing.assert_allclose(ours, theirs, atol=1e-7)
 
 
-def test_classify_whole_is_refused_in_an_alternating_schedule():
-    with pytest.raises(UserError, match="classify_whole needs one update.*schedule='joint'"):
-        compile_model(make_model(), classify_whole=True)
+def test_compare_head_takes_the_metric_loss_over_both_batches_in_the_same_pass(data):
+    model = make_model()
+    compile_model(model, schedule="joint", whole_optimizer=None, compare_head=True)
+    oracle = make_model()
+    model.train_step(data)
+    (head_images, head_labels, head_rows), (whole_images, whole_labels, rows) = data.values()
+
+    def loss_of(features, neck_output):
+        labels = tf.concat([head_labels, whole_labels], 0)
+        compared = metric(labels, unit(features), tf.concat([head_rows, rows], 0))
+        return classification(head_labels, oracle.head(neck_output[:5])) + compared
+
+    images = tf.concat([head_images, whole_images], 0)
+    manual_update(oracle, images, loss_of, oracle.trainable_variables)
+    for ours, theirs in zip(weights(model), weights(oracle)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["classify_whole", "compare_head"])
+def test_one_forward_pass_for_both_is_refused_in_an_alternating_schedule(name):
+    with pytest.raises(UserError, match=f"{name} needs one update.*schedule='joint'"):
+        compile_model(make_model(), **{name: True})
 
 
 def test_whole_update_neither_moves_nor_decays_nor_speeds_up_the_head(data):
