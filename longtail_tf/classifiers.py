@@ -11,6 +11,7 @@ linear fit, temperatures, threshold) is chosen on validation images, never on th
 | linear | a balanced linear classifier refitted on the frozen embeddings |
 | lda | distance to its mean, by the covariance within classes that all share |
 | head_only | the head classifier alone; it cannot name a tail class |
+| gated_lda | lda; if its best class is a head class, lda and the head classifier together |
 | head_adjusted, tau_norm, lws, crt | a head classifier of every class, corrected |
 """
 
@@ -160,7 +161,7 @@ def fit_recognizer(
                 f"linear: not fitted, {len(train.labels)} images x {num_classes} classes would "
                 "take minutes a pass"
             )
-    if "lda" in rules:
+    if "lda" in rules or "gated_lda" in rules:
         lda = fit_discriminant(train.embeddings, train.labels, num_classes)
         fields.update({f"lda_{name}": array for name, array in lda._asdict().items()})
     if num_head == num_classes:

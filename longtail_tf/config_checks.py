@@ -156,6 +156,11 @@ def _check_balance(config: Config) -> None:
         )
     if config.inference_rule == "tau_norm" and config.cosine_head:
         raise UserError(f"{rule}: class vectors of a --cosine_head have no length; drop one.")
+    if config.inference_rule in ("head_only", "gated_lda") and not config.has_head_stream:
+        raise UserError(
+            f"{rule} asks the head classifier, and --classification_loss=none trains none: choose "
+            "another rule."
+        )
     # What --head_auto comes to is known with the data set; settings are checked again then.
     every = (config.head_all or config.head_auto) and config.has_head_stream
     if config.inference_rule in ALL_CLASS_RULES and not every:

@@ -9,6 +9,7 @@ from longtail_tf.backbone_names import CIFAR_BACKBONES
 from longtail_tf.config import Config
 from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
+from longtail_tf.recognition.linear_refit import MAX_CELLS
 
 SMALL_IMAGE_PX = 64
 LARGEST_FULL_HEAD = 500  # classes that --head_auto takes all of
@@ -28,7 +29,19 @@ def index_of(config: Config, spec: str = "") -> DatasetIndex:
 
 
 def resolve_for(config: Config, index: DatasetIndex) -> Config:
-    """`resolve` with the facts of a data set."""
+    """`resolve` with the facts of a data set.
+
+    Raises:
+      UserError: also where the wanted rule will not be fitted on so large a set.
+    """
+    images = len(index.train)
+    too_many = images * index.num_classes > MAX_CELLS
+    if config.inference_rule in ("linear", "lws", "crt") and too_many:
+        raise UserError(
+            f"--inference_rule={config.inference_rule} is not fitted on {images:,} images x "
+            f"{index.num_classes:,} classes, as it would take minutes a pass: choose lda, which "
+            "takes one."
+        )
     return resolve(
         config,
         num_classes=index.num_classes,

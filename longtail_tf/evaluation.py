@@ -35,7 +35,7 @@ from longtail_tf.two_stream_model import TwoStreamModel
 # Of the validations between train steps; the last evaluation takes everything.
 QUICK_IMAGES_PER_CLASS = 20
 QUICK_IMAGES = 10_000
-QUICK_RULES = ("ncm", "gated", "head_only")
+QUICK_RULES = ("ncm", "gated", "lda", "head_only", "gated_lda")
 SHOWN = ("all", "many", "medium", "few", "balanced", "macro_f1")
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 

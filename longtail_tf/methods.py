@@ -107,21 +107,23 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     },
     # The method itself: cross entropy on the head, semi-hard triplets on everything, in turn.
     "longtail": _LONGTAIL,
-    # The best recipe found so far (experiments/LOG.md): one forward pass for both losses, every
-    # image of a head class in the classification loss, adjusted by what it then meets.
+    # The best recipe found so far (experiments/LOG.md): one forward pass in which both losses
+    # see every image (the classification loss every one of a head class, and is adjusted to it).
     "longtail_plus": {
         "head_auto": True,
         "schedule": "joint",
         "classify_whole": True,
+        "compare_head": True,
         "classification_loss": "logit_adjusted",
         "head_sampling": "random",
         "head_batch_size": 32,
-        "metric_loss": "triplet_semihard",
+        "metric_loss": "supcon",
+        "metric_temperature": 0.1,
         "images_per_class": 0,
         "class_power": 1.0,
         "unit_features": True,
         "neck": True,
-        "inference_rule": "lda",
+        "inference_rule": "gated_lda",
     },
 }
 

@@ -153,9 +153,7 @@ class RunFolder:
                 f"{folder.digests} is missing: copy the whole run folder, or train again in a new "
                 "one."
             )
-        folder.check_digests(
-            folder.config, folder.classes, folder.head_set, folder.enrollment
-        )
+        folder.check_digests(folder.config, folder.classes, folder.head_set, folder.enrollment)
         return folder
 
     @classmethod

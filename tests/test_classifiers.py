@@ -17,7 +17,7 @@ from longtail_tf.metrics import nearest_neighbours
 from longtail_tf.recognition import recognizer
 
 # The head below leaves classes out: the rules of a head of every class do not apply.
-RULES = classifiers.RULES[:6]  # those of any head
+RULES = classifiers.RULES[:7]  # those of any head
 COUNTS = np.array([150, 120, 60, 30, 12, 6, 3, 1])
 NUM_HEAD = 3
 
@@ -282,6 +282,34 @@ def digits_long_tail(seed):
         Embedded(vectors[np.concatenate(part)], None, labels[np.concatenate(part)])
         for part in parts
     ]
+
+
+def test_gated_lda_adds_two_calibrated_opinions_within_the_head(splits, fitted):
+    """Against plain loops over images and classes, in float64."""
+    test = splits[2]
+    kernel, bias = fitted.matrix("lda")
+    parts = [fitted.temperatures[name] for name in ("lda", "head_only")]
+    expected = np.empty((len(test.labels), 8))
+    for i, (row, logits) in enumerate(zip(test.embeddings, test.head_logits)):
+        own = (row.astype(np.float64) @ kernel + bias) / parts[0]
+        head = np.exp(logits.astype(np.float64) / parts[1])
+        expected[i] = own
+        if own.argmax() < NUM_HEAD:
+            both = own[:NUM_HEAD] + np.log(head / head.sum())
+            expected[i, :NUM_HEAD] = both + own.max() - both.max()
+    scores = fitted.scores("gated_lda", test.embeddings, test.head_logits)
+    scores *= fitted.temperatures["gated_lda"]
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-2)
+    assert (scores.argmax(axis=1) != expected.argmax(axis=1)).sum() <= 1
+
+
+def test_gated_lda_of_its_own_has_the_temperatures_of_its_parts(splits):
+    train, val, _ = splits
+    sizes = dict(num_classes=8, num_head=NUM_HEAD, seed=0)
+    alone = fit_recognizer(train, val, rules=("gated_lda",), **sizes)
+    whole = fit_recognizer(train, val, **sizes)
+    for name in ("ncm", "lda", "head_only", "gated_lda"):
+        assert alone.temperatures[name] == pytest.approx(whole.temperatures[name], rel=1e-6)
 
 
 def test_learning_on_real_digits():

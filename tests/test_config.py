@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import pytest
 
 from longtail_tf.config import Config
-from longtail_tf.data_settings import resolve
+from longtail_tf.data_settings import resolve, resolve_for
 from longtail_tf.errors import UserError
 
 GOOD = dict(data="digits_lt", run_dir="runs/x", head_ratio=0.2)
@@ -59,6 +60,10 @@ def test_is_frozen():
         (
             dict(classify_whole=True, schedule="joint", metric_loss="none"),
             "--classify_whole shares one forward pass.*a --metric_loss",
+        ),
+        (
+            dict(classification_loss="none", inference_rule="gated_lda"),
+            "--inference_rule=gated_lda asks the head classifier",
         ),
         (dict(compare_head=True), "--compare_head shares one forward pass.*--schedule=joint"),
         (
@@ -162,6 +167,19 @@ def test_images_per_class_may_follow_the_count_curve(quartile_count, num_classes
         quartile_count=quartile_count,
     )
     assert (config.classes_per_batch, config.images_per_class) == expected
+
+
+@pytest.mark.parametrize("rule", ["linear", "lws", "crt"])
+def test_a_rule_that_will_not_be_fitted_is_refused_before_the_training(rule):
+    settings = {**GOOD, "head_ratio": None, "head_all": True, "inference_rule": rule}
+    index = types.SimpleNamespace(
+        train=range(20_001), num_classes=10_000, image_shape=(8, 8, 1), flip_is_valid=False,
+        quartile_count=3,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=f"{rule} is not fitted on 20,001 images x 10,000 classes"):
+        resolve_for(Config(**settings), index)
+    index.train = range(20_000)
+    assert resolve_for(Config(**settings), index).inference_rule == rule
 
 
 @pytest.mark.parametrize(("num_classes", "head"), [(2, "all"), (500, "all"), (501, "half")])

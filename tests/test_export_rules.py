@@ -114,8 +114,12 @@ def test_rules_that_cannot_be_exported_are_refused():
         without = dataclasses.replace(recognizer, **{f"{rule}_kernel": None})
         with pytest.raises(UserError, match=f"{rule} was not fitted in this run"):
             RuleHead(without, rule=rule)
-    with pytest.raises(UserError, match="head_only needs a head classifier"):
-        RuleHead(dataclasses.replace(recognizer, num_head=0), rule="head_only")
+    without = dataclasses.replace(recognizer, lda_kernel=None)
+    with pytest.raises(UserError, match="gated_lda was not fitted in this run"):
+        RuleHead(without, rule="gated_lda")
+    for rule in ("head_only", "gated_lda"):
+        with pytest.raises(UserError, match=f"{rule} needs a head classifier"):
+            RuleHead(dataclasses.replace(recognizer, num_head=0), rule=rule)
     for rule in ALL_CLASS_RULES:
         with pytest.raises(UserError, match=f"{rule} was not fitted in this run: .*--head_all"):
             RuleHead(recognizer, rule=rule)

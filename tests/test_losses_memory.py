@@ -161,9 +161,7 @@ def test_collapsed_features_have_finite_gradients(name, points):
     assert np.isfinite(value) and np.all(np.isfinite(tape.gradient(value, points)))
 
 
-@pytest.mark.parametrize(
-    "name", stacks.available(sorted(set(METRIC_LOSSES) - set(MEMORY_LOSSES)))
-)
+@pytest.mark.parametrize("name", stacks.available(sorted(set(METRIC_LOSSES) - set(MEMORY_LOSSES))))
 def test_losses_without_a_memory_say_so(name):
     with pytest.raises(UserError, match=f"metric_loss='{name}' takes no pairs from a memory"):
         loss_of(name)(RAGGED, unit(batch(2)), SOURCES, memory())

@@ -455,8 +455,11 @@ def test_bad_steps_and_shards_are_refused_in_words():
         for shard in ((2, 2), (-1, 2), 3, (0.5, 2), (0, 1, 2)):
             with pytest.raises(UserError, match="shard is .*, but .index, count. with 0 <= index"):
                 one.batch(0, shard=shard)
-    with pytest.raises(UserError, match="which does not give 4 replicas at least 2 whole classes "
-                       "each; set classes_per_batch=8 or use fewer"):
+    with pytest.raises(
+        UserError,
+        match="which does not give 4 replicas at least 2 whole classes "
+        "each; set classes_per_batch=8 or use fewer",
+    ):
         sampler.batch(0, shard=(0, 4))
     with pytest.raises(UserError, match="does not give 6 replicas .* set classes_per_batch=12"):
         sampler.batch(0, shard=(0, 6))

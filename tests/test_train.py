@@ -25,7 +25,7 @@ TINY = dict(
     log_every=1,
     **fakes.TINY_NET,
 )
-RULES = {"ncm", "knn", "gated", "linear", "lda", "head_only"}
+RULES = {"ncm", "knn", "gated", "linear", "lda", "head_only", "gated_lda"}
 
 
 def tiny(tmp_path, name="run", **changes):

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.recognition.names import ALL_CLASS_RULES, HEAD_LOGIT_RULES, MATRIX_RULES
+from longtail_tf.recognition.names import ALL_CLASS_RULES, HEAD_LOGIT_RULES, MATRIX_RULES, PARTS
 
-GRAPH_RULES = ("ncm", "gated", "linear", "lda", "head_only", *ALL_CLASS_RULES)
+GRAPH_RULES = ("ncm", "gated", "linear", "lda", "head_only", "gated_lda", *ALL_CLASS_RULES)
 NEVER = -1e9  # score of a class that the rule cannot name
 
 
@@ -48,10 +48,13 @@ class RuleHead(tf.Module):
         table = prototype_table(np.asarray(recognizer.prototype_classes), self.num_classes)
         one_each = np.array_equal(table[:, 0], np.arange(len(recognizer.prototypes)))
         self.table = None if one_each else tf.Variable(table, trainable=False, name="table")
+        self.head_temperature = 1.0
         if rule in MATRIX_RULES:
-            kernel, bias = recognizer.matrix(rule)
-            self.kernel = _constant(kernel, "kernel")
-            self.kernel_bias = _constant(bias, "kernel_bias")
+            self._take_matrix(*recognizer.matrix(rule))
+        if rule == "gated_lda":
+            of_lda, of_head = (float(recognizer.temperatures.get(p, 1.0)) for p in PARTS[rule])
+            self._take_matrix(*(part / np.float32(of_lda) for part in recognizer.matrix("lda")))
+            self.head_temperature, self.gate_weight = of_head, 1.0
         scales, offsets = recognizer.head_correction(rule)
         self.scales, self.offsets = _optional(scales, "scales"), _optional(offsets, "offsets")
 
@@ -73,8 +76,10 @@ class RuleHead(tf.Module):
 
     def scores(self, embedding: tf.Tensor, head_logits: tf.Tensor | None) -> tf.Tensor:
         """Calibrated logits [N, C] of unit embeddings [N, D] and head logits [N, H]."""
-        if self.rule in MATRIX_RULES:
+        if self.rule in (*MATRIX_RULES, "gated_lda"):
             raw = tf.matmul(embedding, self.kernel) + self.kernel_bias
+            if self.rule == "gated_lda":
+                raw = self._gated(raw, head_logits)
         elif self.rule == "head_only":
             missing = [[0, 0], [0, self.num_classes - self.num_head]]
             raw = tf.pad(tf.nn.log_softmax(head_logits, axis=-1), missing, constant_values=NEVER)
@@ -87,15 +92,20 @@ class RuleHead(tf.Module):
                 raw = self._gated(raw, head_logits)
         return raw / self.temperature
 
-    def _gated(self, cosine: tf.Tensor, head_logits: tf.Tensor) -> tf.Tensor:
-        head = cosine[:, : self.num_head]
-        ranked = head + self.gate_weight * tf.nn.log_softmax(head_logits, axis=-1)
-        is_head = tf.argmax(cosine, axis=-1) < self.num_head
+    def _take_matrix(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        self.kernel = _constant(kernel, "kernel")
+        self.kernel_bias = _constant(bias, "kernel_bias")
+
+    def _gated(self, scores: tf.Tensor, head_logits: Any) -> tf.Tensor:
+        head = scores[:, : self.num_head]
+        opinion = tf.nn.log_softmax(head_logits / self.head_temperature, axis=-1)
+        ranked = head + self.gate_weight * opinion
+        is_head = tf.argmax(scores, axis=-1) < self.num_head
         # the winner changes within the head classes only: its score stays the image's best score
-        best = tf.reduce_max(cosine, axis=-1, keepdims=True)
+        best = tf.reduce_max(scores, axis=-1, keepdims=True)
         ranked += best - tf.reduce_max(ranked, axis=-1, keepdims=True)
-        gated = tf.concat([ranked, cosine[:, self.num_head :]], axis=-1)
-        return tf.where(is_head[:, tf.newaxis], gated, cosine)
+        gated = tf.concat([ranked, scores[:, self.num_head :]], axis=-1)
+        return tf.where(is_head[:, tf.newaxis], gated, scores)
 
 
 def unit_rows(rows: tf.Tensor) -> tf.Tensor:
@@ -123,14 +133,16 @@ def check_rule(recognizer: Any, rule: str) -> None:
         raise UserError(
             f"--inference_rule={rule} is not known: choose one of {', '.join(GRAPH_RULES)}."
         )
-    if rule in ("linear", "lda") and recognizer.matrix(rule)[0] is None:
+    fitted = {"linear": recognizer.linear_kernel, "lda": recognizer.lda_kernel}
+    fitted["gated_lda"] = fitted["lda"]
+    if rule in fitted and fitted[rule] is None:
         raise UserError(
             f"--inference_rule={rule} was not fitted in this run: choose another rule, or run "
             "longtail_tf.train again, which fits every rule."
         )
-    if rule == "head_only" and not recognizer.num_head:
+    if rule in ("head_only", "gated_lda") and not recognizer.num_head:
         raise UserError(
-            "--inference_rule=head_only needs a head classifier, and this run has no head stream: "
+            f"--inference_rule={rule} needs a head classifier, and this run has no head stream: "
             "choose --inference_rule=ncm."
         )
     if rule in ALL_CLASS_RULES and rule not in recognizer.available_rules():

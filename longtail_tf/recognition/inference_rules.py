@@ -76,6 +76,33 @@ def gated_scores(
     return scores
 
 
+def gated_lda_scores(
+    lda_scores: np.ndarray,
+    head_logits: np.ndarray,
+    *,
+    lda_temperature: float,
+    head_temperature: float,
+) -> np.ndarray:
+    """Returns the log-likelihoods of `lda` plus the head's log-softmax, within the head classes.
+
+    The two were learned in different ways and err on different images, so their opinions are worth
+    adding up once each is calibrated; the gate is that of `gated_scores`. With a head of every
+    class it is their plain sum.
+
+    Args:
+      lda_scores: float32 [N, C], raw.
+      head_logits: float32 [N, H], raw.
+      lda_temperature: what makes the first log-probabilities.
+      head_temperature: what makes the second so.
+
+    Returns:
+      float32 [N, C].
+    """
+    return gated_scores(
+        lda_scores / np.float32(lda_temperature), head_logits / np.float32(head_temperature), 1.0
+    )
+
+
 def head_only_scores(head_logits: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns the head classifier's log-softmax, with `NEVER` for every tail class; [N, C]."""
     scores = np.full((len(head_logits), num_classes), NEVER, np.float32)

@@ -15,6 +15,7 @@ from longtail_tf.metrics.nearest_neighbours import nearest_neighbours, top_k
 from longtail_tf.recognition.array_record import load_record, save_record
 from longtail_tf.recognition.inference_rules import (
     corrected_scores,
+    gated_lda_scores,
     gated_scores,
     head_only_scores,
     prototype_scores,
@@ -104,6 +105,7 @@ class Recognizer:
             "knn": self.gallery,
             "linear": self.linear_kernel,
             "lda": self.lda_kernel,
+            "gated_lda": self.lda_kernel,
             "head_adjusted": self.adjusted_offsets,
             "tau_norm": self.tau_norm_scales,
             "lws": self.lws_scales,
@@ -215,10 +217,8 @@ class Recognizer:
     def _raw_scores(
         self, rule: str, embeddings: np.ndarray, head_logits: np.ndarray | None
     ) -> np.ndarray:
-        if rule == "head_only" and head_logits is not None:
-            return head_only_scores(head_logits, self.num_classes)
         if rule in HEAD_LOGIT_RULES and head_logits is not None:
-            return corrected_scores(head_logits, *self.head_correction(rule))
+            return self._head_scores(rule, embeddings, head_logits)
         if rule in MATRIX_RULES:
             kernel, bias = self.matrix(rule)
             return embeddings @ kernel + bias
@@ -231,6 +231,21 @@ class Recognizer:
             weights = vote_weights(similarities, classes, self.class_counts, self.vote_power)
             return vote_scores(weights, classes, scores)
         return scores
+
+    def _head_scores(
+        self, rule: str, embeddings: np.ndarray, head_logits: np.ndarray
+    ) -> np.ndarray:
+        if rule == "head_only":
+            return head_only_scores(head_logits, self.num_classes)
+        if rule == "gated_lda":
+            kernel, bias = self.matrix("lda")
+            return gated_lda_scores(
+                embeddings @ kernel + bias,
+                head_logits,
+                lda_temperature=self.temperatures.get("lda", 1.0),
+                head_temperature=self.temperatures.get("head_only", 1.0),
+            )
+        return corrected_scores(head_logits, *self.head_correction(rule))
 
     def _prototype_scores(self, embeddings: np.ndarray) -> np.ndarray:
         return prototype_scores(

@@ -9,6 +9,7 @@ import numpy as np
 
 from longtail_tf.metrics.calibration import fit_temperature
 from longtail_tf.recognition.embedded import Embedded
+from longtail_tf.recognition.names import PARTS
 from longtail_tf.recognition.recognizer import Recognizer
 from longtail_tf.recognition.unknowns import UnknownCalibration, calibrate_threshold
 
@@ -34,11 +35,12 @@ def calibrate(
         fixed = {rule: DEFAULT_TEMPERATURE for rule in ("ncm", "gated")}
         return dataclasses.replace(recognizer, temperatures=fixed)
     available = recognizer.available_rules(has_head_logits=val.head_logits is not None)
-    temperatures = {
-        rule: rule_temperature(recognizer, rule, val, seed=seed)
-        for rule in available
-        if rule in rules or rule == "ncm"
-    }
+    wanted = {"ncm", *rules, *(part for rule in rules for part in PARTS.get(rule, ()))}
+    temperatures: dict[str, float] = {}
+    for rule in available:  # parts come before what is made of them
+        if rule in wanted:
+            known = dataclasses.replace(recognizer, temperatures=dict(temperatures))
+            temperatures[rule] = rule_temperature(known, rule, val, seed=seed)
     threshold = None
     if recognizer.num_classes > 1:
         threshold = unknown_scores(recognizer, val, false_accept_rate=false_accept_rate).threshold
@@ -65,7 +67,8 @@ def rule_temperature(recognizer: Recognizer, rule: str, val: Embedded, *, seed: 
     if len(rows) > limit:
         rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
     part = val.take(rows)
-    raw = dataclasses.replace(recognizer, temperatures={})
+    known = {name: t for name, t in recognizer.temperatures.items() if name != rule}
+    raw = dataclasses.replace(recognizer, temperatures=known)
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for piece, scores in raw.score_chunks(rule, part.embeddings, part.head_logits):

@@ -53,9 +53,7 @@ class BalancedSampler:
         self.batch_size = checked_whole("batch_size", batch_size, least=1)
         self.seed = checked_seed(seed)
         self._classes = group_rows_by_class(labels)
-        self._deck = EvenDeck(
-            self._classes.num_classes, self.batch_size, stream_key(self.seed, 3)
-        )
+        self._deck = EvenDeck(self._classes.num_classes, self.batch_size, stream_key(self.seed, 3))
         self._image_key = stream_key(self.seed, 4)
         self._blocks = BatchBlocks(self.batches, self.batch_size)
 

@@ -112,9 +112,7 @@ def shard_slice(
     if shard is None:
         return slice(None)
     pair = isinstance(shard, (tuple, list)) and len(shard) == 2
-    whole = pair and all(
-        isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in shard
-    )
+    whole = pair and all(isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in shard)
     if not whole or not 0 <= shard[0] < shard[1]:
         raise UserError(
             f"shard is {shard!r}, but (index, count) with 0 <= index < count was expected; for "
