@@ -39,8 +39,8 @@ def resolve_for(config: Config, index: DatasetIndex) -> Config:
     if config.inference_rule in ("linear", "lws", "crt") and too_many:
         raise UserError(
             f"--inference_rule={config.inference_rule} is not fitted on {images:,} images x "
-            f"{index.num_classes:,} classes, as it would take minutes a pass: choose lda, which "
-            "takes one."
+            f"{index.num_classes:,} classes, as each of its many passes would take minutes: choose "
+            "lda, which makes one."
         )
     return resolve(
         config,

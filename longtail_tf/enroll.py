@@ -82,8 +82,9 @@ def run(config: EnrollConfig) -> EnrollResult:
         record["to"] = names[class_id] = config.to
     rule = trained.config.inference_rule
     if rule not in recognizer.available_rules():
-        print(f"rule {rule} would need a new fit; the enrolled run uses gated.")
-        rule = "gated"
+        kept = next(r for r in ("lda", "gated", "ncm") if r in recognizer.available_rules())
+        print(f"rule {rule} does not hold for changed classes; the enrolled run uses {kept}.")
+        rule = kept
     record["validation"] = enroll_run.cost(trained, recognizer, rule, new_ids=new_ids)
     saved = enroll_run.save_enrolled(
         trained,

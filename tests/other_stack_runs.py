@@ -1,7 +1,7 @@
 """What the cross-stack test does on each stack, the other one in a process of its own.
 
-python -m tests.other_stack_runs train SPEC RUN
-python -m tests.other_stack_runs use RUN OUT IMAGE...
+    python -m tests.other_stack_runs train SPEC RUN
+    python -m tests.other_stack_runs use RUN OUT IMAGE...
 """
 
 from __future__ import annotations

@@ -298,6 +298,8 @@ def test_gated_lda_adds_two_calibrated_opinions_within_the_head(splits, fitted):
             both = own[:NUM_HEAD] + np.log(head / head.sum())
             expected[i, :NUM_HEAD] = both + own.max() - both.max()
     scores = fitted.scores("gated_lda", test.embeddings, test.head_logits)
+    plain = fitted.scores("lda", test.embeddings)
+    assert (scores.argmax(axis=1) != plain.argmax(axis=1)).any()  # the head has a say
     scores *= fitted.temperatures["gated_lda"]
     np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-2)
     assert (scores.argmax(axis=1) != expected.argmax(axis=1)).sum() <= 1

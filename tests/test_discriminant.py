@@ -20,7 +20,10 @@ def clouds(seed, counts, dimension=6):
 
 
 def in_loops(embeddings, labels, num_classes, shrinkage):
-    """Log-likelihoods [N, C] up to a constant of each image, in plain float64 loops."""
+    """Minus half the squared distances [N, C], in plain float64 loops.
+
+    Log-likelihoods times the covariance's trace.
+    """
     x = embeddings.astype(np.float64)
     means = [x[labels == c].mean(axis=0) for c in range(num_classes)]
     counts = np.bincount(labels)
@@ -36,13 +39,13 @@ def in_loops(embeddings, labels, num_classes, shrinkage):
             apart = row - mean
             distance = apart @ np.linalg.solve(shrunken, apart)
             off = np.trace(np.linalg.solve(shrunken, covariance)) / counts[c]
-            scores[i, c] = -0.5 * (distance - MADE_UP_FOR * off)
+            scores[i, c] = -0.5 * np.trace(covariance) * (distance - MADE_UP_FOR * off)
     return scores
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("shrinkage", [0.05, 0.2, 1.0])
-def test_scores_are_the_log_likelihoods_of_plain_loops(seed, shrinkage):
+def test_scores_are_the_distances_of_plain_loops(seed, shrinkage):
     counts = np.random.default_rng(seed).integers(1, 30, 7)
     counts[0] = 12
     embeddings, labels = clouds(seed, counts)
@@ -84,6 +87,36 @@ def test_classes_of_one_image_each_fall_back_to_the_nearest_image():
     assert (near @ fit.kernel + fit.bias).argmax(axis=1).tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("shrunk", [1.0, 0.1, 0.01, 0.001])
+def test_scores_keep_their_scale_as_training_images_are_memorised(shrunk):
+    """Scatter of the training images a thousandth of that of others: confidence stays a number."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(20, 16))
+    labels = np.repeat(np.arange(20), 10)
+
+    def images(scatter):
+        return (means[labels] + scatter * rng.normal(size=(200, 16))).astype(np.float32)
+
+    train = Embedded(images(0.5 * shrunk), None, labels.astype(np.int32))
+    val = Embedded(images(0.5), None, labels.astype(np.int32))
+    fitted = fit_recognizer(train, val, num_classes=20, num_head=0, seed=0, rules=("lda",))
+    assert np.abs(fitted.lda_kernel).max() < 1e3
+    unseen = images(0.5)
+    rows = fitted.predict("lda", unseen)
+    right = rows.class_ids[:, 0] == labels
+    assert right.mean() > 0.85
+    assert abs(rows.probabilities[:, 0].mean() - right.mean()) < 0.08
+
+
+def test_rounding_is_no_scatter():
+    """Equal images of a class, embedded in batches of other sizes, differ in their last bits."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(4, 8)).astype(np.float32)
+    embeddings = np.repeat(points, 3, axis=0) * (1 + 1e-7 * rng.normal(size=(12, 8)))
+    fit = fit_discriminant(embeddings.astype(np.float32), np.repeat(np.arange(4), 3), 4)
+    assert np.allclose(fit.precision, np.eye(8))
+
+
 def test_more_dimensions_than_images_are_no_trouble():
     embeddings, labels = clouds(1, [3, 2, 2], dimension=40)
     fit = fit_discriminant(embeddings, labels, 3)
@@ -94,20 +127,33 @@ def test_more_dimensions_than_images_are_no_trouble():
 def test_pieces_give_the_whole(monkeypatch):
     embeddings, labels = clouds(2, [20, 9, 4, 1, 1])
     whole = fit_discriminant(embeddings, labels, 5)
-    monkeypatch.setattr(discriminant, "_ROWS", 3)
+    monkeypatch.setattr(discriminant, "_CELLS", 20)  # three rows of six
     for part, expected in zip(fit_discriminant(embeddings, labels, 5), whole):
         np.testing.assert_allclose(part, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_class_added_later_gets_the_column_of_a_fit():
-    embeddings, labels = clouds(4, [20, 9, 4])
-    fit = fit_discriminant(embeddings, labels, 3)
-    means = np.stack([embeddings[labels == c].mean(axis=0) for c in range(3)])
+    """A class the fit did not see, against plain loops: its mean alone is new."""
+    embeddings, labels = clouds(4, [20, 9, 4, 3])
+    seen = labels < 3
+    fit = fit_discriminant(embeddings[seen], labels[seen], 3)
+    new = embeddings[~seen].astype(np.float64)
     kernel, bias = class_columns(
-        means, np.bincount(labels), precision=fit.precision, center=fit.center, scatter=fit.scatter
+        new.mean(axis=0, keepdims=True),
+        np.array([3]),
+        precision=fit.precision,
+        center=fit.center,
+        scatter=fit.scatter,
     )
-    np.testing.assert_allclose(kernel, fit.kernel, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(bias, fit.bias, rtol=1e-5, atol=1e-4)
+    scores = embeddings @ np.c_[fit.kernel, kernel] + np.r_[fit.bias, bias]
+    means = [embeddings[labels == c].astype(np.float64).mean(axis=0) for c in range(4)]
+    for row, found in zip(embeddings.astype(np.float64), scores):
+        distances = [(row - mean) @ fit.precision @ (row - mean) for mean in means]
+        made_up = [MADE_UP_FOR * fit.scatter / n for n in (20, 9, 4, 3)]
+        expected = -0.5 * (np.array(distances) - made_up)
+        np.testing.assert_allclose(
+            found - found.mean(), expected - expected.mean(), rtol=1e-3, atol=1e-3
+        )
 
 
 def drawn(rng, means, sizes):

@@ -11,7 +11,7 @@ from longtail_tf.classifiers import Recognizer
 from longtail_tf.datasets import DatasetIndex, Split, StringTable
 from longtail_tf.enrolling import enrollment
 from longtail_tf.prototypes import fit_prototypes
-from longtail_tf.recognition.discriminant import class_columns, fit_discriminant
+from longtail_tf.recognition.discriminant import MADE_UP_FOR, fit_discriminant
 
 CLASSES, DIM = 6, 8
 
@@ -57,16 +57,15 @@ def test_an_added_class_is_the_class_a_full_fit_gives(data):
         np.testing.assert_allclose(after.prototypes, whole.prototypes, atol=1e-6)
         np.testing.assert_array_equal(after.prototype_classes, whole.prototype_classes)
         assert after.lda_precision is before.lda_precision  # the classes there are taught it
-        own = dict(precision=after.lda_precision, center=after.lda_center)
-        for c in range(6):
-            kernel, bias = class_columns(
-                embeddings[labels == c].mean(axis=0, keepdims=True),
-                np.array([np.sum(labels == c)]),
-                scatter=after.lda_scatter,
-                **own,
+        means = [embeddings[labels == c].astype(np.float64).mean(axis=0) for c in range(6)]
+        for row, scores in zip(embeddings, after.scores("lda", embeddings)):
+            apart = [(row - mean) @ before.lda_precision @ (row - mean) for mean in means]
+            expected = -0.5 * (
+                np.array(apart) - MADE_UP_FOR * before.lda_scatter / np.bincount(labels)
             )
-            np.testing.assert_allclose(after.lda_kernel[:, c], kernel[:, 0], rtol=1e-3, atol=1e-4)
-            np.testing.assert_allclose(after.lda_bias[c], bias[0], rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(
+                scores - scores.mean(), expected - expected.mean(), rtol=1e-3, atol=1e-3
+            )
         for rule in ("ncm", "knn"):
             np.testing.assert_allclose(
                 after.scores(rule, embeddings), whole.scores(rule, embeddings), atol=1e-5
@@ -89,6 +88,31 @@ def test_a_replaced_class_keeps_its_id_and_moves_nobody(data, class_id):
     assert after.class_counts[class_id] == 4
     assert after.num_classes == CLASSES
     assert np.sum(after.gallery_labels == class_id) == 4
+
+
+def test_no_rule_asks_a_head_classifier_that_does_not_know_a_replaced_class(data):
+    embeddings, labels = data
+    before = fit(embeddings, labels, CLASSES)
+    assert "gated_lda" in before.available_rules()
+    tail = enrollment.replace_class(before, 3, embeddings[:4])
+    assert "gated_lda" in tail.available_rules() and tail.gate_weight == before.gate_weight
+    # Class 0 from pictures of a far corner; the old head classifier would call them class 1.
+    fresh = unit(-embeddings.mean(axis=0) + np.random.default_rng(3).normal(0, 0.02, (20, DIM)))
+    head = enrollment.replace_class(before, 0, fresh)
+    assert not {"gated_lda", "head_only"} & set(head.available_rules())
+    old_opinion = np.tile(np.float32([-9, 9]), (20, 1))
+    for rule in ("ncm", "lda", "gated"):
+        assert (head.predict(rule, fresh, old_opinion).class_ids[:, 0] == 0).all(), rule
+
+
+def test_without_a_head_class_left_the_gate_is_shut(data):
+    embeddings, labels = data
+    after = fit(embeddings, labels, CLASSES)
+    for _ in range(2):
+        after = enrollment.remove_class(after, 0)
+    assert after.num_head == 0 and after.gate_weight == 0
+    assert {"ncm", "gated", "lda"} <= set(after.available_rules())
+    assert after.scores("gated", embeddings, np.zeros((len(embeddings), 0))).shape[1] == 4
 
 
 @pytest.mark.parametrize("class_id", [0, 3, 5])

@@ -75,7 +75,7 @@ def finished(folder, *, rule, balanced, few=0.1, images=100, bytes_of=(3, "cross
     (folder / "cpu_seconds.json").write_text("12.5")
 
 
-def test_scoreboard_table(tmp_path, board):
+def test_scoreboard_table(tmp_path, board, capsys):
     folders = {}
     for seed, (ours, theirs) in enumerate([(0.50, 0.40), (0.70, 0.66)]):
         for name, value in (("longtail", ours), ("logit_adjusted", theirs)):
@@ -96,6 +96,7 @@ def test_scoreboard_table(tmp_path, board):
         board.table.Method("focal", "focal", "head_only"),  # no runs
         board.table.Method("lws", "logit_adjusted", "lws"),  # a rule that was not fitted
     ]
+    (folders["longtail", 1] / "cpu_seconds.json").unlink()  # as of a run made by hand
     for _ in range(2):  # writing again replaces
         board.table.write("digits", methods, folders, results=results, command="x.py")
     text = results.read_text()
@@ -108,6 +109,7 @@ def test_scoreboard_table(tmp_path, board):
     assert "| triplet | ncm | 20.0 | -20.0 | 20.0 | 20.0 | - | - | 1 | 96 | 12 | 0 |" in text
     assert "| - | 10.0 ± 0.0 | 2 | 100 | 12 | 96 | dddddddd |" in text and "commit abc" in text
     assert "focal" not in text and "lws" not in text
+    assert "digits lws: not every seed has rule lws; refit.py may" in capsys.readouterr().out
     assert "| trained with | ncm | knn | gated | head_only |" in text
     assert "| longtail | - | 10.0 | 60.0 | - |" in text
     assert text.count("`x.py`") == 1
@@ -130,7 +132,9 @@ def test_scoreboard_refits_runs_that_lack_a_rule(tmp_path, board, monkeypatch):
     monkeypatch.setattr(refit, "refit", done.append)
     refit.run(refit.RefitConfig(runs=str(tmp_path), data="digits"))
     assert done == [tmp_path / "digits" / "ce" / "0"]
-    assert refit.missing(dict.fromkeys(("ncm", "knn", "linear", "lda"))) == []
+    assert refit.missing(dict.fromkeys(("ncm", "knn", "lda"))) == []
+    assert refit.missing(dict.fromkeys(("ncm", "lda", "head_only"))) == ["gated_lda"]
+    assert refit.missing({}) == []
 
 
 def test_scoreboard_runs_what_is_missing_once(tmp_path, board, monkeypatch):
@@ -143,6 +147,8 @@ def test_scoreboard_runs_what_is_missing_once(tmp_path, board, monkeypatch):
         return subprocess.Popen([sys.executable, "-c", "pass"])
 
     monkeypatch.setattr(board, "subprocess", types.SimpleNamespace(Popen=popen))
+    checked = []
+    monkeypatch.setattr(board, "check_is_of", lambda folder, _: checked.append(folder))
     config = board.ScoreboardConfig(
         methods="ce,crt,longtail",
         seeds=2,
@@ -160,8 +166,25 @@ def test_scoreboard_runs_what_is_missing_once(tmp_path, board, monkeypatch):
         "--steps=10",  # of both streams: 720 / (32 + 40)
     }
     assert all("--warmup_steps=1" in call for call in calls)
+    assert not checked
     board.run(config)
-    assert len(calls) == 4
+    assert len(calls) == 4 and len(checked) == 4
+
+
+def test_scoreboard_refuses_a_run_of_another_recipe(tmp_path, board):
+    from longtail_tf import cli
+    from longtail_tf.config import Config
+    from longtail_tf.errors import UserError
+
+    settings = cli.parse(Config, ["--data=digits_lt", "--run_dir=x", "--method=triplet"])
+    saved = dataclasses.replace(settings, run_dir="y", inference_rule="lda", head_ratio=0.3)
+    content = dict(settings=dataclasses.asdict(saved))
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    board.check_is_of(tmp_path, settings)  # the head of a metric loss alone is but a name
+    content["settings"]["margin"] = 0.5
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"other settings \(margin 0.5, now None\): remove it, or"):
+        board.check_is_of(tmp_path, settings)
 
 
 def test_scoreboard_tells_what_failed_and_what_is_unknown(tmp_path, board, monkeypatch):

@@ -120,6 +120,10 @@ def test_rules_that_cannot_be_exported_are_refused():
     for rule in ("head_only", "gated_lda"):
         with pytest.raises(UserError, match=f"{rule} needs a head classifier"):
             RuleHead(dataclasses.replace(recognizer, num_head=0), rule=rule)
+        with pytest.raises(UserError, match=f"{rule} needs a head classifier"):
+            RuleHead(recognizer, rule=rule, has_head=False)  # the head is but a name in the report
+        with pytest.raises(UserError, match=f"{rule} asks the head classifier, which does not"):
+            RuleHead(dataclasses.replace(recognizer, head_outdated=True), rule=rule)
     for rule in ALL_CLASS_RULES:
         with pytest.raises(UserError, match=f"{rule} was not fitted in this run: .*--head_all"):
             RuleHead(recognizer, rule=rule)

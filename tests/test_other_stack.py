@@ -1,6 +1,6 @@
 """A run folder of one stack (TensorFlow 2.15, or 2.21 with Keras 3) works on the other.
 
-LONGTAIL_TF_OTHER_STACK=.venv-keras3/bin/python pytest tests/test_other_stack.py
+    LONGTAIL_TF_OTHER_STACK=.venv-keras3/bin/python pytest tests/test_other_stack.py
 """
 
 from __future__ import annotations

@@ -12,9 +12,8 @@ import dataclasses
 import json
 import pathlib
 
-from longtail_tf import cli, evaluation
+from longtail_tf import cli, evaluation, report
 from longtail_tf.errors import UserError
-from longtail_tf.recognition.names import ALL_CLASS_RULES, HEAD_LOGIT_RULES, RULES
 from longtail_tf.settings import setting
 from longtail_tf.trained_run import load_run, save_run
 
@@ -45,9 +44,11 @@ def run(config: RefitConfig) -> None:
 
 
 def missing(rules: dict) -> list[str]:
-    """Rules that any run can be read by, and that this one was not."""
-    needing = {*ALL_CLASS_RULES, *HEAD_LOGIT_RULES, "gated"}
-    return [rule for rule in RULES if rule not in needing and rule not in rules]
+    """Rules that every such run can be read by, and that this one was not."""
+    if not rules:  # without images to judge it by
+        return []
+    wanted = ["lda", *["gated_lda"] * ("head_only" in rules)]
+    return [rule for rule in wanted if rule not in rules]
 
 
 def refit(folder: pathlib.Path) -> None:
@@ -66,6 +67,7 @@ def refit(folder: pathlib.Path) -> None:
         out=folder,
         batch_norm=before["batch_norm_refresh"],
     )
+    report.write_report(str(folder), index=index)
 
 
 if __name__ == "__main__":

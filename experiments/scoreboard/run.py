@@ -28,8 +28,10 @@ from longtail_tf import cli, methods
 from longtail_tf.config import Config
 from longtail_tf.data_settings import index_of, resolve_for
 from longtail_tf.errors import UserError
-from longtail_tf.run_folder import write_atomically
+from longtail_tf.records import weights_settings
+from longtail_tf.run_folder import RunFolder, write_atomically
 from longtail_tf.settings import setting
+from longtail_tf.trained_run import load_settings
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Images seen by every method, repeats included.
@@ -159,9 +161,6 @@ def trained_as(name: str) -> str:
 
 def train(config: ScoreboardConfig, data: str, name: str, seed: int, folder: pathlib.Path) -> bool:
     """One run in a process of its own; its CPU seconds go beside it. Returns whether it is done."""
-    if (folder / "evaluation.json").exists():
-        return True
-    print(f"{data} {name} seed {seed}", flush=True)
     flags = [
         f"--flagfile={HERE / 'data' / data}.flags",
         *method_flags(name),
@@ -174,6 +173,11 @@ def train(config: ScoreboardConfig, data: str, name: str, seed: int, folder: pat
     settings = cli.parse(Config, flags)
     settings = resolve_for(settings, index_of(settings))  # the data set decides on batches too
     steps = steps_for(config.images or IMAGES[data], settings)
+    if (folder / "config.json").exists():
+        check_is_of(folder, dataclasses.replace(settings, steps=steps))
+    if (folder / "evaluation.json").exists():
+        return True
+    print(f"{data} {name} seed {seed}", flush=True)
     command = [sys.executable, "-m", "longtail_tf.train", *flags, f"--steps={steps}"]
     if (folder / "config.json").exists():
         command.append("--resume")
@@ -188,6 +192,24 @@ def train(config: ScoreboardConfig, data: str, name: str, seed: int, folder: pat
     if folder.exists():
         _add_seconds(folder / "cpu_seconds.json", usage.ru_utime + usage.ru_stime)
     return process.returncode == 0
+
+
+def check_is_of(folder: pathlib.Path, settings: Config) -> None:
+    """Refuses a run of other settings, as of a method whose recipe has changed since.
+
+    Raises:
+      UserError: it was trained with other values of settings that make the weights.
+    """
+    saved, wanted = weights_settings(load_settings(RunFolder(folder))), weights_settings(settings)
+    if not settings.has_head_stream:  # then the head is but named in the report
+        wanted.update({name: saved[name] for name in methods.HEAD_RULES})
+    other = [name for name, value in wanted.items() if saved[name] != value]
+    if other:
+        shown = ", ".join(f"{name} {saved[name]}, now {wanted[name]}" for name in other[:3])
+        raise UserError(
+            f"{folder} was trained with other settings ({shown}): remove it, or name another "
+            "--runs."
+        )
 
 
 def steps_for(images: int, settings: Config) -> int:

@@ -69,8 +69,11 @@ def write(
       The tables, Markdown; "" where no run is finished.
     """
     runs = load(folders)
-    rows = [each for each in methods if each.trained_as in runs]
-    rows = [each for each in rows if each.rule in runs[each.trained_as].rules]
+    trained = [each for each in methods if each.trained_as in runs]
+    rows = [each for each in trained if each.rule in runs[each.trained_as].rules]
+    for each in trained:
+        if each not in rows:
+            print(f"{data} {each.name}: not every seed has rule {each.rule}; refit.py may add it")
     if not rows:
         return ""
     board = results.parent / "scoreboard"
@@ -137,8 +140,8 @@ def method_lines(methods: list[Method], runs: dict[str, Runs]) -> list[str]:
             + " | ".join(cells)
             + f" | {len(mine.evaluations)} | "
             + " to ".join(f"{n:,}" for n in dict.fromkeys([seen[0], seen[-1]]))
-            + f" | {np.mean(mine.cpu_seconds):.0f}" * bool(mine.cpu_seconds)
-            + " | -" * (not mine.cpu_seconds)
+            + " | "
+            + (f"{np.mean(mine.cpu_seconds):.0f}" if mine.cpu_seconds else "-")
             + f" | {mine.classifier_bytes:,} | {', '.join(d[:8] for d in digests)} |"
         )
     return lines

@@ -44,8 +44,15 @@ def add_class(recognizer: Recognizer, embeddings: np.ndarray) -> Recognizer:
 
 
 def replace_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -> Recognizer:
-    """Returns the recognizer with class `class_id` standing where float32 [n, D] say it does."""
-    return _with_class(recognizer, class_id, embeddings)
+    """Returns the recognizer with class `class_id` standing where float32 [n, D] say it does.
+
+    The head classifier was trained on the images before: of a head class it knows nothing any
+    more, and no rule asks it.
+    """
+    replaced = _with_class(recognizer, class_id, embeddings)
+    if class_id >= recognizer.num_head:
+        return replaced
+    return dataclasses.replace(replaced, head_outdated=True, gate_weight=0.0)
 
 
 def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
@@ -63,10 +70,12 @@ def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
             "gallery": recognizer.gallery[rows],
             "gallery_labels": _moved_down(recognizer.gallery_labels[rows], class_id),
         }
+    num_head = recognizer.num_head - int(class_id < recognizer.num_head)
     return dataclasses.replace(
         recognizer,
         num_classes=recognizer.num_classes - 1,
-        num_head=recognizer.num_head - int(class_id < recognizer.num_head),
+        num_head=num_head,
+        gate_weight=recognizer.gate_weight if num_head else 0.0,
         class_counts=np.delete(recognizer.class_counts, class_id),
         prototypes=recognizer.prototypes[keep],
         prototype_classes=_moved_down(recognizer.prototype_classes[keep], class_id),

@@ -24,18 +24,19 @@ class RuleHead(tf.Module):
     Arrays are variables, not constants: a graph may not exceed 2 GB, variables may.
     """
 
-    def __init__(self, recognizer: Any, *, rule: str) -> None:
+    def __init__(self, recognizer: Any, *, rule: str, has_head: bool = True) -> None:
         """Takes the arrays of a fitted recognizer.
 
         Args:
           recognizer: a fitted `classifiers.Recognizer`.
           rule: one of GRAPH_RULES.
+          has_head: whether the network has a head classifier.
 
         Raises:
           UserError: the rule cannot be put into a graph, or was not fitted.
         """
         super().__init__(name="rule_head")
-        check_rule(recognizer, rule)
+        check_rule(recognizer, rule, has_head=has_head)
         self.rule = rule
         self.num_classes = int(recognizer.num_classes)
         self.num_head = int(recognizer.num_head)
@@ -118,8 +119,8 @@ def unit_rows(rows: tf.Tensor) -> tf.Tensor:
     return rows * tf.math.rsqrt(squares + 1e-12)
 
 
-def check_rule(recognizer: Any, rule: str) -> None:
-    """Whether `rule` can be exported.
+def check_rule(recognizer: Any, rule: str, *, has_head: bool = True) -> None:
+    """Whether `rule` can be exported; the arguments are those of `RuleHead`.
 
     Raises:
       UserError: it cannot, or the recognizer was not fitted for it.
@@ -127,7 +128,7 @@ def check_rule(recognizer: Any, rule: str) -> None:
     if rule == "knn":
         raise UserError(
             "--inference_rule=knn cannot be exported: its gallery is every training image; export "
-            f"one of {', '.join(GRAPH_RULES)} (gated is the default)."
+            f"one of {', '.join(GRAPH_RULES)} (the run's own rule is the default)."
         )
     if rule not in GRAPH_RULES:
         raise UserError(
@@ -140,11 +141,17 @@ def check_rule(recognizer: Any, rule: str) -> None:
             f"--inference_rule={rule} was not fitted in this run: choose another rule, or run "
             "longtail_tf.train again, which fits every rule."
         )
-    if rule in ("head_only", "gated_lda") and not recognizer.num_head:
-        raise UserError(
-            f"--inference_rule={rule} needs a head classifier, and this run has no head stream: "
-            "choose --inference_rule=ncm."
-        )
+    if rule in ("head_only", "gated_lda"):
+        if not (recognizer.num_head and has_head):
+            raise UserError(
+                f"--inference_rule={rule} needs a head classifier, and this run has no head "
+                "stream: choose --inference_rule=lda or ncm."
+            )
+        if recognizer.head_outdated:
+            raise UserError(
+                f"--inference_rule={rule} asks the head classifier, which does not know the head "
+                "class that was replaced: choose --inference_rule=lda or ncm."
+            )
     if rule in ALL_CLASS_RULES and rule not in recognizer.available_rules():
         raise UserError(
             f"--inference_rule={rule} was not fitted in this run: it needs a head classifier of "

@@ -69,6 +69,7 @@ class Recognizer:
       gallery_labels: int32 [G].
       neighbours: k of `knn`.
       vote_power: 0..1, see `inference_rules.vote_weights`.
+      head_outdated: a head class was replaced since the training: no rule asks the head classifier.
       threshold: an image whose best prototype score is below is unknown; None: not calibrated.
     """
 
@@ -97,6 +98,7 @@ class Recognizer:
     gallery_labels: np.ndarray | None = None
     neighbours: int = 5
     vote_power: float = 0.5
+    head_outdated: bool = False
     threshold: float | None = None
 
     def available_rules(self, *, has_head_logits: bool = True) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ class Recognizer:
             "crt": self.crt_kernel,
         }
         missing = {rule for rule, array in fitted.items() if array is None}
-        if not has_head_logits or not self.num_head:
+        if not has_head_logits or not self.num_head or self.head_outdated:
             missing.update(HEAD_LOGIT_RULES)
         return tuple(rule for rule in RULES if rule not in missing)
 

@@ -32,6 +32,7 @@ def calibrate(
     Without validation images, cosine scores get `DEFAULT_TEMPERATURE` and there is no threshold.
     """
     if val is None:
+        # Scores of `lda` are in units of their scatter: 1 fits them, as it does the head's logits.
         fixed = {rule: DEFAULT_TEMPERATURE for rule in ("ncm", "gated")}
         return dataclasses.replace(recognizer, temperatures=fixed)
     available = recognizer.available_rules(has_head_logits=val.head_logits is not None)

@@ -17,8 +17,8 @@ RULE_WORDS = {
     "linear": "a balanced linear classifier refitted on the embeddings",
     "lda": "the nearest class mean, by the scatter within classes",
     "head_only": "the head classifier alone",
-    "gated_lda": "the nearest class mean, by the scatter within classes, together with the head "
-    "classifier where that is safe",
+    "gated_lda": "the nearest class mean, by the scatter within classes; among head classes "
+    "together with the head classifier",
     "head_adjusted": "the classifier of every class, its logits freed of the training shares",
     "tau_norm": "the classifier of every class, its class vectors brought to like lengths",
     "lws": "the classifier of every class, its logits rescaled class by class",
