@@ -78,7 +78,8 @@ def fit_recognizer(
 
     Args:
       train: un-augmented training images; every class has at least one.
-      val: validation images, or None: then the gate stays shut (w = 0), k is 5, temperatures are
+      val: validation images, or None: then the gate stays shut (w = 0; `gated_lda`, which has no w,
+        takes both opinions as they are), k is 5, temperatures are
         not fitted and there is no rejection threshold.
       num_classes: C.
       num_head: H; head classes are ids 0..H-1.
