@@ -84,6 +84,7 @@ def run(config: ExportConfig) -> ExportResult:
     from longtail_tf.enrolling.enroll_run import load_data
     from longtail_tf.exporting import publish, saved_model, serving_module
     from longtail_tf.exporting.device_report import write_device_files
+    from longtail_tf.exporting.rule_head import check_rule
     from longtail_tf.exporting.sample_images import image_files, spread_rows
     from longtail_tf.exporting.server_files import write_server_files
     from longtail_tf.run_folder import provenance
@@ -91,6 +92,8 @@ def run(config: ExportConfig) -> ExportResult:
 
     trained = load_run(config.run_dir)
     index = load_data(trained, config.data)
+    rule = config.inference_rule or trained.config.inference_rule
+    check_rule(trained.recognizer, rule, has_head=trained.model.head is not None)
     export_dir = pathlib.Path(config.export_dir or trained.folder.export)
     threshold = choose_threshold(config, trained.recognizer.threshold)
     test = index.test or index.val or index.train
@@ -109,7 +112,7 @@ def run(config: ExportConfig) -> ExportResult:
         image_files=image_files(test, spread_rows(test.labels, config.gate_images, seed=0)),
         batch_sizes=batch_sizes,
         info=provenance(data_digest=trained.data_digest, seed=trained.config.seed),
-        rule=config.inference_rule or trained.config.inference_rule,
+        rule=rule,
         top_k=config.k_top or trained.config.k_top,
         limits=serving_module.Limits(
             image_bytes=config.max_image_bytes,

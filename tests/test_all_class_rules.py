@@ -56,7 +56,7 @@ def fit(splits, *, val=True, **settings):
 def test_every_rule_helps_a_biased_classifier_and_changes_nothing_else(splits):
     recognizer, told = fit(splits)
     rows = evaluate_rules(recognizer, splits[2], train_counts=COUNTS, replicates=0)
-    assert list(rows)[-5:] == ["head_only", *ALL_CLASS_RULES]
+    assert list(rows)[-6:] == ["head_only", "gated_lda", *ALL_CLASS_RULES]
     for rule in ALL_CLASS_RULES:
         assert rows[rule]["balanced"] > rows["head_only"]["balanced"] + 0.03, rule
     assert "head_adjusted: tau" in told and "tau_norm: tau" in told

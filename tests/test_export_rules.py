@@ -10,7 +10,13 @@ import tensorflow as tf
 
 from longtail_tf.classifiers import Recognizer
 from longtail_tf.errors import UserError
-from longtail_tf.exporting.rule_head import GRAPH_RULES, RuleHead, prototype_table, unit_rows
+from longtail_tf.exporting.rule_head import (
+    GRAPH_RULES,
+    RuleHead,
+    check_rule,
+    prototype_table,
+    unit_rows,
+)
 from longtail_tf.recognition.names import ALL_CLASS_RULES
 
 CLASSES, HEAD, DIM = 7, 3, 5
@@ -121,7 +127,7 @@ def test_rules_that_cannot_be_exported_are_refused():
         with pytest.raises(UserError, match=f"{rule} needs a head classifier"):
             RuleHead(dataclasses.replace(recognizer, num_head=0), rule=rule)
         with pytest.raises(UserError, match=f"{rule} needs a head classifier"):
-            RuleHead(recognizer, rule=rule, has_head=False)  # the head is but a name in the report
+            check_rule(recognizer, rule, has_head=False)  # the head is but a name in the report
         with pytest.raises(UserError, match=f"{rule} asks the head classifier, which does not"):
             RuleHead(dataclasses.replace(recognizer, head_outdated=True), rule=rule)
     for rule in ALL_CLASS_RULES:

@@ -24,19 +24,18 @@ class RuleHead(tf.Module):
     Arrays are variables, not constants: a graph may not exceed 2 GB, variables may.
     """
 
-    def __init__(self, recognizer: Any, *, rule: str, has_head: bool = True) -> None:
+    def __init__(self, recognizer: Any, *, rule: str) -> None:
         """Takes the arrays of a fitted recognizer.
 
         Args:
           recognizer: a fitted `classifiers.Recognizer`.
           rule: one of GRAPH_RULES.
-          has_head: whether the network has a head classifier.
 
         Raises:
           UserError: the rule cannot be put into a graph, or was not fitted.
         """
         super().__init__(name="rule_head")
-        check_rule(recognizer, rule, has_head=has_head)
+        check_rule(recognizer, rule)
         self.rule = rule
         self.num_classes = int(recognizer.num_classes)
         self.num_head = int(recognizer.num_head)
@@ -120,7 +119,12 @@ def unit_rows(rows: tf.Tensor) -> tf.Tensor:
 
 
 def check_rule(recognizer: Any, rule: str, *, has_head: bool = True) -> None:
-    """Whether `rule` can be exported; the arguments are those of `RuleHead`.
+    """Whether `rule` can be exported.
+
+    Args:
+      recognizer: as `RuleHead` takes it.
+      rule: an inference rule.
+      has_head: whether the network has a head classifier; without one the head is but a name.
 
     Raises:
       UserError: it cannot, or the recognizer was not fitted for it.

@@ -63,7 +63,7 @@ def build_serving_module(
     pathlib.Path(labels_path).write_text(labels_text(class_names), encoding="utf-8")
     return ServingModule(
         model=model,
-        rule_head=RuleHead(recognizer, rule=rule, has_head=model.head is not None),
+        rule_head=RuleHead(recognizer, rule=rule),
         labels_path=labels_path,
         image_size=image_size,
         channels=channels,
