@@ -97,6 +97,10 @@ def run(config: ScoreboardConfig) -> None:
         if not config.table_only:
             failed += train_all(config, data, folders)
         command = f"python experiments/scoreboard/run.py --data={data} --seeds={config.seeds}"
+        given = (("methods", ",".join(METHODS)), ("flags", ""), ("images", 0))
+        for flag, usual in given:
+            if getattr(config, flag) != usual:
+                command += f" --{flag}={getattr(config, flag)}"
         results = pathlib.Path(config.results)
         text = table.write(data, rows, folders, results=results, command=command)
         print(text)
