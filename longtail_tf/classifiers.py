@@ -28,7 +28,7 @@ from longtail_tf.recognition.all_class_rules import fit_all_class_rules
 from longtail_tf.recognition.discriminant import fit_discriminant
 from longtail_tf.recognition.embedded import Embedded, checked_embedded
 from longtail_tf.recognition.linear_refit import MAX_CELLS, fit_linear
-from longtail_tf.recognition.names import RULES
+from longtail_tf.recognition.names import PARTS, RULES
 from longtail_tf.recognition.recognizer import Predictions, Recognizer
 from longtail_tf.recognition.recognizer_calibration import (
     DEFAULT_TEMPERATURE,
@@ -79,8 +79,8 @@ def fit_recognizer(
     Args:
       train: un-augmented training images; every class has at least one.
       val: validation images, or None: then the gate stays shut (w = 0; `gated_lda`, which has no w,
-        takes both opinions as they are), k is 5, temperatures are
-        not fitted and there is no rejection threshold.
+        takes both opinions as they are), k is 5, temperatures are not fitted and there is no
+        rejection threshold.
       num_classes: C.
       num_head: H; head classes are ids 0..H-1.
       seed: of the linear fit and of k-means.
@@ -110,6 +110,7 @@ def fit_recognizer(
         raise UserError(
             f"inference rule {unknown_rules[0]!r} is not known; choose from {', '.join(RULES)}"
         )
+    rules = [*rules, *(part for rule in rules for part in PARTS.get(rule, ()))]
     fields: dict[str, Any] = {
         "num_classes": num_classes,
         "num_head": num_head,
@@ -162,7 +163,7 @@ def fit_recognizer(
                 f"linear: not fitted, {len(train.labels)} images x {num_classes} classes would "
                 "take minutes a pass"
             )
-    if "lda" in rules or "gated_lda" in rules:
+    if "lda" in rules:
         lda = fit_discriminant(train.embeddings, train.labels, num_classes)
         fields.update({f"lda_{name}": array for name, array in lda._asdict().items()})
     if num_head == num_classes:

@@ -9,7 +9,7 @@ from longtail_tf.backbone_names import BACKBONES, CIFAR_BACKBONES
 from longtail_tf.errors import UserError
 from longtail_tf.images.augment_names import MIXING_AUGMENTATIONS
 from longtail_tf.losses.names import BALANCING_LOSSES, MEMORY_LOSSES
-from longtail_tf.recognition.names import ALL_CLASS_RULES
+from longtail_tf.recognition.names import ALL_CLASS_RULES, ANY_HEAD_RULES
 
 if TYPE_CHECKING:
     from longtail_tf.config import Config
@@ -156,7 +156,7 @@ def _check_balance(config: Config) -> None:
         )
     if config.inference_rule == "tau_norm" and config.cosine_head:
         raise UserError(f"{rule}: class vectors of a --cosine_head have no length; drop one.")
-    if config.inference_rule in ("head_only", "gated_lda") and not config.has_head_stream:
+    if config.inference_rule in ANY_HEAD_RULES and not config.has_head_stream:
         raise UserError(
             f"{rule} asks the head classifier, and --classification_loss=none trains none: choose "
             "another rule."

@@ -120,6 +120,14 @@ def test_alternate_is_a_head_update_then_a_whole_update(data):
     assert int(model.step) == 1
 
 
+def assert_one_joint_update(model, oracle, head_images, whole_images, loss_of):
+    """`model` has made the step that `oracle` makes on `loss_of` over both batches joined."""
+    images = tf.concat([head_images, whole_images], 0)
+    manual_update(oracle, images, loss_of, oracle.trainable_variables)
+    for ours, theirs in zip(weights(model), weights(oracle)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_joint_is_one_update_on_the_summed_losses_of_the_joined_batch(data):
     model = compile_model(make_model(), schedule="joint", whole_optimizer=None, metric_weight=0.5)
     oracle = make_model()
@@ -130,10 +138,7 @@ def test_joint_is_one_update_on_the_summed_losses_of_the_joined_batch(data):
         head = classification(head_labels, oracle.head(neck_output[:5]))
         return head + 0.5 * metric(whole_labels, unit(features[5:]), rows)
 
-    images = tf.concat([head_images, whole_images], 0)
-    manual_update(oracle, images, loss_of, oracle.trainable_variables)
-    for ours, theirs in zip(weights(model), weights(oracle)):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert_one_joint_update(model, oracle, head_images, whole_images, loss_of)
 
 
 def test_classify_whole_classifies_head_images_of_the_whole_batch_in_the_same_pass(data):
@@ -149,10 +154,7 @@ def test_classify_whole_classifies_head_images_of_the_whole_batch_in_the_same_pa
         head = classification(labels, oracle.head(neck_output[:7]))
         return head + metric(whole_labels, unit(features[5:]), rows)
 
-    images = tf.concat([head_images, whole_images], 0)
-    manual_update(oracle, images, loss_of, oracle.trainable_variables)
-    for ours, theirs in zip(weights(model), weights(oracle)):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert_one_joint_update(model, oracle, head_images, whole_images, loss_of)
 
 
 def test_classify_whole_without_a_head_image_in_the_whole_batch_is_plain_joint(rng):
@@ -179,10 +181,7 @@ def test_compare_head_takes_the_metric_loss_over_both_batches_in_the_same_pass(d
         compared = metric(labels, unit(features), tf.concat([head_rows, rows], 0))
         return classification(head_labels, oracle.head(neck_output[:5])) + compared
 
-    images = tf.concat([head_images, whole_images], 0)
-    manual_update(oracle, images, loss_of, oracle.trainable_variables)
-    for ours, theirs in zip(weights(model), weights(oracle)):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert_one_joint_update(model, oracle, head_images, whole_images, loss_of)
 
 
 @pytest.mark.parametrize("name", ["classify_whole", "compare_head"])

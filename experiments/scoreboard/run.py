@@ -27,11 +27,10 @@ import table
 from longtail_tf import cli, methods
 from longtail_tf.config import Config
 from longtail_tf.data_settings import index_of, resolve_for
+from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
-from longtail_tf.records import weights_settings
 from longtail_tf.run_folder import RunFolder, write_atomically
 from longtail_tf.settings import setting
-from longtail_tf.trained_run import load_settings
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Images seen by every method, repeats included.
@@ -113,9 +112,13 @@ def run(config: ScoreboardConfig) -> None:
 
 def train_all(config: ScoreboardConfig, data: str, folders: dict) -> list[str]:
     """Trains what is missing of one data set, `jobs` at a time; returns the folders that failed."""
+    flags = {key: flags_of(config, data, *key, folder) for key, folder in folders.items()}
+    index = index_of(cli.parse(Config, next(iter(flags.values()))))  # the same for all its runs
 
     def one(key: tuple[str, int]) -> bool:
-        return train(config, data, *key, folders[key])
+        name, seed = key
+        images = config.images or IMAGES[data]
+        return train(f"{data} {name} seed {seed}", flags[key], index, images, folders[key])
 
     with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
         done = pool.map(one, folders)
@@ -163,9 +166,11 @@ def trained_as(name: str) -> str:
     return alike[0]
 
 
-def train(config: ScoreboardConfig, data: str, name: str, seed: int, folder: pathlib.Path) -> bool:
-    """One run in a process of its own; its CPU seconds go beside it. Returns whether it is done."""
-    flags = [
+def flags_of(
+    config: ScoreboardConfig, data: str, name: str, seed: int, folder: pathlib.Path
+) -> list[str]:
+    """The flags of one training, but for its number of steps."""
+    return [
         f"--flagfile={HERE / 'data' / data}.flags",
         *method_flags(name),
         f"--seed={seed}",
@@ -174,14 +179,20 @@ def train(config: ScoreboardConfig, data: str, name: str, seed: int, folder: pat
         f"--run_dir={folder}",
         *config.flags.split(),
     ]
+
+
+def train(
+    title: str, flags: list[str], index: DatasetIndex, images: int, folder: pathlib.Path
+) -> bool:
+    """One run in a process of its own; its CPU seconds go beside it. Returns whether it is done."""
     settings = cli.parse(Config, flags)
-    settings = resolve_for(settings, index_of(settings))  # the data set decides on batches too
-    steps = steps_for(config.images or IMAGES[data], settings)
+    settings = resolve_for(settings, index)  # the data set decides on batches too
+    steps = steps_for(images, settings)
     if (folder / "config.json").exists():
         check_is_of(folder, dataclasses.replace(settings, steps=steps))
     if (folder / "evaluation.json").exists():
         return True
-    print(f"{data} {name} seed {seed}", flush=True)
+    print(title, flush=True)
     command = [sys.executable, "-m", "longtail_tf.train", *flags, f"--steps={steps}"]
     if (folder / "config.json").exists():
         command.append("--resume")
@@ -204,6 +215,9 @@ def check_is_of(folder: pathlib.Path, settings: Config) -> None:
     Raises:
       UserError: it was trained with other values of settings that make the weights.
     """
+    from longtail_tf.records import weights_settings  # these load TensorFlow
+    from longtail_tf.trained_run import load_settings
+
     saved, wanted = weights_settings(load_settings(RunFolder(folder))), weights_settings(settings)
     if not settings.has_head_stream:  # then the head is but named in the report
         wanted.update({name: saved[name] for name in methods.HEAD_RULES})

@@ -12,9 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.recognition.names import ALL_CLASS_RULES, HEAD_LOGIT_RULES, MATRIX_RULES, PARTS
+from longtail_tf.recognition.names import (
+    ALL_CLASS_RULES,
+    ANY_HEAD_RULES,
+    HEAD_LOGIT_RULES,
+    MATRIX_RULES,
+    PARTS,
+    RULES,
+)
 
-GRAPH_RULES = ("ncm", "gated", "linear", "lda", "head_only", "gated_lda", *ALL_CLASS_RULES)
+GRAPH_RULES = tuple(rule for rule in RULES if rule != "knn")
 NEVER = -1e9  # score of a class that the rule cannot name
 
 
@@ -138,14 +145,13 @@ def check_rule(recognizer: Any, rule: str, *, has_head: bool = True) -> None:
         raise UserError(
             f"--inference_rule={rule} is not known: choose one of {', '.join(GRAPH_RULES)}."
         )
-    fitted = {"linear": recognizer.linear_kernel, "lda": recognizer.lda_kernel}
-    fitted["gated_lda"] = fitted["lda"]
-    if rule in fitted and fitted[rule] is None:
+    made_of = "lda" if rule == "gated_lda" else rule
+    if made_of in ("linear", "lda") and recognizer.matrix(made_of)[0] is None:
         raise UserError(
             f"--inference_rule={rule} was not fitted in this run: choose another rule, or run "
             "longtail_tf.train again, which fits every rule."
         )
-    if rule in ("head_only", "gated_lda"):
+    if rule in ANY_HEAD_RULES:
         if not (recognizer.num_head and has_head):
             raise UserError(
                 f"--inference_rule={rule} needs a head classifier, and this run has no head "

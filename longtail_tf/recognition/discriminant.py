@@ -66,7 +66,8 @@ def fit_discriminant(
       UserError: a class without an image, an embedding that is not finite.
     """
     means = class_means(embeddings, labels, num_classes)
-    covariance = _within_classes(embeddings, labels, means)
+    counts = class_counts(labels, num_classes)
+    covariance = _within_classes(embeddings, labels, means, counts)
     dimension = len(covariance)
     trace = float(np.trace(covariance))
     if trace <= _COLLAPSED * float(np.mean(np.square(means).sum(axis=1))):
@@ -79,13 +80,7 @@ def fit_discriminant(
     precision = np.linalg.inv(shrunken).astype(np.float32)
     center = means.mean(axis=0, dtype=np.float64).astype(np.float32)
     scatter = float((precision * covariance).sum())
-    kernel, bias = class_columns(
-        means,
-        class_counts(labels, num_classes),
-        precision=precision,
-        center=center,
-        scatter=scatter,
-    )
+    kernel, bias = class_columns(means, counts, precision=precision, center=center, scatter=scatter)
     return Discriminant(kernel, bias, precision, center, scatter)
 
 
@@ -112,13 +107,14 @@ def _pieces(table: np.ndarray) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(table), step))
 
 
-def _within_classes(embeddings: np.ndarray, labels: np.ndarray, means: np.ndarray) -> np.ndarray:
+def _within_classes(
+    embeddings: np.ndarray, labels: np.ndarray, means: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
     """Covariance [D, D] of images around their class mean, every class alike.
 
     A class of n images has n - 1 degrees of freedom left around its own mean, of n: without that
     correction classes of one image, which lie on theirs, would make all classes look compact.
     """
-    counts = class_counts(labels, len(means)).astype(np.float64)
     total = np.zeros((means.shape[1], means.shape[1]))
     for rows in _pieces(embeddings):
         ids = labels[rows]

@@ -9,7 +9,6 @@ import numpy as np
 
 from longtail_tf.metrics.calibration import fit_temperature
 from longtail_tf.recognition.embedded import Embedded
-from longtail_tf.recognition.names import PARTS
 from longtail_tf.recognition.recognizer import Recognizer
 from longtail_tf.recognition.unknowns import UnknownCalibration, calibrate_threshold
 
@@ -36,12 +35,11 @@ def calibrate(
         fixed = {rule: DEFAULT_TEMPERATURE for rule in ("ncm", "gated")}
         return dataclasses.replace(recognizer, temperatures=fixed)
     available = recognizer.available_rules(has_head_logits=val.head_logits is not None)
-    wanted = {"ncm", *rules, *(part for rule in rules for part in PARTS.get(rule, ()))}
     temperatures: dict[str, float] = {}
-    for rule in available:  # parts come before what is made of them
-        if rule in wanted:
-            known = dataclasses.replace(recognizer, temperatures=dict(temperatures))
-            temperatures[rule] = rule_temperature(known, rule, val, seed=seed)
+    for rule in available:  # those that `PARTS` names come before what is made of them
+        if rule in rules or rule == "ncm":
+            temperatures[rule] = rule_temperature(recognizer, rule, val, seed=seed)
+            recognizer = dataclasses.replace(recognizer, temperatures=dict(temperatures))
     threshold = None
     if recognizer.num_classes > 1:
         threshold = unknown_scores(recognizer, val, false_accept_rate=false_accept_rate).threshold
@@ -50,7 +48,7 @@ def calibrate(
             f"through on {len(val.labels):,} validation images of {len(np.unique(val.labels)):,} "
             f"of {recognizer.num_classes:,} classes"
         )
-    return dataclasses.replace(recognizer, temperatures=temperatures, threshold=threshold)
+    return dataclasses.replace(recognizer, threshold=threshold)
 
 
 def rule_temperature(recognizer: Recognizer, rule: str, val: Embedded, *, seed: int) -> float:
