@@ -27,7 +27,7 @@ def run_call(entry: str, place: Place, run: pathlib.Path) -> list[str]:
         "evaluate": [f"--run_dir={run}"],
         "classify": [f"--run_dir={run}", image],
         "report": [f"--run_dir={run}"],
-        "compare": [f"--runs={run},{place.world.run}"],
+        "compare": [f"--runs={run},{place.world.twin}"],
         "export": [f"--run_dir={run}", "--tflite=none"],
         "enroll": [f"--run_dir={run}", "--add=more", "--export=false", "--force", image],
     }[entry]
@@ -56,7 +56,7 @@ def good_call(entry: str, place: Place) -> list[str]:
         "evaluate": [f"--run_dir={world.run}", "--out=out"],
         "classify": [f"--run_dir={world.run}", str(world.image)],
         "report": [f"--run_dir={world.run}", "--out=out.html"],
-        "compare": [f"--runs={world.run},{world.run}", "--out=out.html"],
+        "compare": [f"--runs={world.run},{world.twin}", "--out=out.html"],
         "export": [f"--run_dir={world.run}", "--export_dir=out", "--tflite=none"],
         "serve": [f"--model_base_path={world.export}", "--port=0"],
         "enroll": [

@@ -177,18 +177,20 @@ def judge(
         return verdict, told
     refused = verdict == "sentence"
     may_change = call.changes_when_refused if refused else call.may_change
-    if gone := lost(before, after, may_change=may_change):
-        return "lost", f"{'; '.join(gone[:5])} ({told})"
-    if left := litter(before, after):
-        return "litter", f"{', '.join(left[:5])} ({told})"
-    if refused and call.expect == "work":
-        return "refused", told
-    if not refused and call.expect == "refuse":
-        return "accepted", told
-    if refused and call.names and not any(name in outcome.stderr for name in call.names):
-        return "unnamed", told
-    if not refused and call.check is not None and (wrong := call.check(outcome)):
-        return "wrong", wrong
+    gone = lost(before, after, may_change=may_change)
+    left = litter(before, after)
+    wrong = call.check(outcome) if call.check is not None and not refused else ""
+    unnamed = bool(call.names) and not any(name in outcome.stderr for name in call.names)
+    for is_so, fault, detail in (
+        (bool(gone), "lost", f"{'; '.join(gone[:5])} ({told})"),
+        (bool(left), "litter", f"{', '.join(left[:5])} ({told})"),
+        (refused and call.expect == "work", "refused", told),
+        (not refused and call.expect == "refuse", "accepted", told),
+        (refused and unnamed, "unnamed", told),
+        (bool(wrong), "wrong", wrong),
+    ):
+        if is_so:
+            return fault, detail
     return verdict, told
 
 

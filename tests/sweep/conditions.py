@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pathlib
 import shutil
@@ -13,7 +12,8 @@ from collections.abc import Iterator
 from tests.sweep.calls import MAY_CHANGE, good_call, run_call
 from tests.sweep.case import Call, Case, Place
 from tests.sweep.named_files import ENTRIES, NEEDS_EXPORT
-from tests.sweep.run_folders import _copy
+from tests.sweep.run_folders import copy_run
+from tests.sweep.world import change_settings
 
 DISK_BYTES = 24 << 20
 FREE = (0, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20)
@@ -40,9 +40,10 @@ def cases() -> Iterator[Case]:
                 name = f"locale {locale}{', odd names' if own else ''}"
                 yield Case(entry, name, prepare, small=entry not in NEEDS_EXPORT)
     for entry in ENTRIES:
-        for name, stream in (("stdout", "stdout"), ("stderr", "stderr")):
-            yield Case(entry, f"{name} on a full disk", functools.partial(
-                _full_stream, entry=entry, stream=stream), small=entry not in NEEDS_EXPORT)  # fmt: skip
+        for stream in ("stdout", "stderr"):
+            prepare = functools.partial(_full_stream, entry=entry, stream=stream)
+            small = entry not in NEEDS_EXPORT
+            yield Case(entry, f"{stream} on a full disk", prepare, small=small)
     for entry in ("evaluate", "classify", "report", "export", "enroll"):
         for name in ("data gone", "data elsewhere", "another working folder"):
             prepare = functools.partial(_without_data, entry=entry, what=name)
@@ -67,7 +68,7 @@ def _permissions() -> Iterator[Case]:
 
 
 def _run_with_mode(place: Place, *, entry: str, mode: int) -> Call:
-    run = _copy(place, entry)
+    run = copy_run(place, entry)
     run.chmod(mode)
     reads_only = entry in ("classify", "compare") and mode == 0o500
     return Call(
@@ -90,7 +91,7 @@ def _closed_working_folder(place: Place, *, entry: str) -> Call:
 
 
 def _closed_inside(place: Place, *, entry: str, name: str) -> Call:
-    run = _copy(place, entry)
+    run = copy_run(place, entry)
     path = run / name
     if not path.exists():
         if name == ".lock":
@@ -214,13 +215,13 @@ def _full_stream(place: Place, *, entry: str, stream: str) -> Call:
 
 
 def _without_data(place: Place, *, entry: str, what: str) -> Call:
-    run = _copy(place, entry)
+    run = copy_run(place, entry)
     spec = {
         "data gone": f"npz:{place.path('gone.npz')}",
         "data elsewhere": f"npz:{place.path('gone.npz')}",
         "another working folder": "npz:data.npz",
     }[what]
-    _set_data(run, spec)
+    change_settings(run, data=spec)
     arguments = run_call(entry, place, run)
     if what == "data elsewhere" and entry in ("evaluate", "report", "export"):
         arguments += [
@@ -234,12 +235,3 @@ def _without_data(place: Place, *, entry: str, what: str) -> Call:
         names=("npz",),
         may_change=MAY_CHANGE.get(entry, ()),
     )
-
-
-def _set_data(run: pathlib.Path, spec: str) -> None:
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    config["settings"]["data"] = spec
-    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    digests = json.loads((run / "digests.json").read_text(encoding="utf-8"))
-    digests["sha256"].pop("config.json", None)
-    (run / "digests.json").write_text(json.dumps(digests), encoding="utf-8")

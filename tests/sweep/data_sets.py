@@ -178,6 +178,10 @@ def _tables() -> Iterator[Case]:
         yield Case("inspect", f"csv with the path {name[:20]!a}", prepare)
 
 
+PATHS = (
+    "nowhere.png", "https://x.invalid/a.png", "CON", "..", "/etc/passwd", "-", "~", "a" * 5000,
+    "\u202e", "é\0",
+)  # fmt: skip
 # (number of the class -> its label), and the number of classes a success must find
 LABELS: dict[str, tuple[Callable[[int, int], str], int]] = {
     "labels 1 and 1.0": (lambda k, row: f"{k}.0" if row % 2 and k == 1 else str(k), 8),

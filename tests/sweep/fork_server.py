@@ -100,18 +100,23 @@ def _run(job: Job) -> None:
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  (lives as long as the process)
-    os.environ.update(job.environment)
-    os.chdir(job.folder)
+    os.environ.update({name: _as_given(value) for name, value in job.environment.items()})
+    os.chdir(_as_given(job.folder))
     if job.file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_bytes, job.file_bytes))
     if job.plain_user:
         drop_file_powers()
     module = importlib.import_module(f"longtail_tf.{job.entry}")
-    sys.argv = [str(module.__file__), *job.arguments]
+    sys.argv = [str(module.__file__), *map(_as_given, job.arguments)]
     if job.hook:
         name, function = job.hook.split(":")
         getattr(importlib.import_module(name), function)()
     module.main()
+
+
+def _as_given(text: str) -> str:
+    """Text as a process of this locale gets it: the same bytes, decoded its own way."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def drop_file_powers() -> None:

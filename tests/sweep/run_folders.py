@@ -179,7 +179,7 @@ def _arrays(file: str) -> Iterator[tuple[str, Spoil]]:
 
 
 def _in_place(place: Place, *, entry: str, file: str, spoil: Callable) -> Call:
-    run = _copy(place, entry)
+    run = copy_run(place, entry)
     path = run / file
     bad = spoil(path, path.read_bytes())
     expect = bad.expect
@@ -202,7 +202,7 @@ def _in_place(place: Place, *, entry: str, file: str, spoil: Callable) -> Call:
 def _with_content(
     place: Place, *, entry: str, file: str, spoil: Spoil, enrolled: bool = False
 ) -> Call:
-    run = _copy(place, entry, enrolled=enrolled)
+    run = copy_run(place, entry, enrolled=enrolled)
     about = spoil(run / file)
     _forget_digest(run, file)
     return Call(
@@ -224,7 +224,8 @@ def _served(place: Place, *, file: str, spoil: Spoil) -> Call:
     )
 
 
-def _copy(place: Place, entry: str, *, enrolled: bool = False) -> pathlib.Path:
+def copy_run(place: Place, entry: str, *, enrolled: bool = False) -> pathlib.Path:
+    """A copy of the run that an entry point reads, without its exports, in `run`."""
     world: World = place.world
     source = world.stopped if entry == "train" else world.run
     if enrolled and world.enrolled is not None:

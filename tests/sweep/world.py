@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
@@ -45,6 +46,7 @@ class World:
       table: a CSV file of `photos` with path, label and split.
       shards: TFRecord shards of `photos`; None in a small world.
       run: a finished run on `npz`, evaluated; exported in a whole world.
+      twin: the same run with another seed, as far as its records go.
       stopped: the same run, killed after its second checkpoint.
       enrolled: the run with a class added; None in a small world.
       image: a PNG file of the first class.
@@ -56,6 +58,7 @@ class World:
     table: pathlib.Path
     shards: pathlib.Path | None
     run: pathlib.Path
+    twin: pathlib.Path
     stopped: pathlib.Path
     enrolled: pathlib.Path | None
     image: pathlib.Path
@@ -78,11 +81,13 @@ def build(folder: pathlib.Path, server: ForkServer, *, whole: bool = True) -> Wo
     write_npz(npz)
     write_photos(photos)
     write_table(table, photos)
-    run, stopped = folder / "run", folder / "stopped"
+    run, stopped, twin = folder / "run", folder / "stopped", folder / "twin"
     images = sorted((photos / "test" / CLASS.format(0)).iterdir())
     _do(server, folder, "train", f"--data=npz:{npz}", f"--run_dir={stopped}", *TRAIN, killed=True)
     shutil.copytree(stopped, run)
     _do(server, folder, "train", f"--run_dir={run}", "--resume")
+    shutil.copytree(run, twin)
+    change_settings(twin, seed=1)
     shards = enrolled = None
     if whole:
         shards, enrolled = folder / "shards", run / "enrolled" / "1"
@@ -97,6 +102,7 @@ def build(folder: pathlib.Path, server: ForkServer, *, whole: bool = True) -> Wo
         table=table,
         shards=shards,
         run=run,
+        twin=twin,
         stopped=stopped,
         enrolled=enrolled,
         image=images[0],
@@ -135,6 +141,17 @@ def write_table(path: pathlib.Path, photos: pathlib.Path) -> None:
         for image in sorted(photos.glob("*/*/*.png")):
             split, label, _ = image.relative_to(photos).parts
             writer.writerow((os.path.relpath(image, path.parent), label, split))
+
+
+def change_settings(run: pathlib.Path, **settings: object) -> None:
+    """Gives a run folder other settings, and takes out the digest that would tell."""
+    for name, change in (
+        ("config.json", lambda content: content["settings"].update(settings)),
+        ("digests.json", lambda content: content["sha256"].pop("config.json", None)),
+    ):
+        content = json.loads((run / name).read_text(encoding="utf-8"))
+        change(content)
+        (run / name).write_text(json.dumps(content), encoding="utf-8")
 
 
 def kill_after_second_checkpoint() -> None:
