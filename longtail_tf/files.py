@@ -167,6 +167,11 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def is_litter(name: str) -> bool:
+    """Whether a file of this name is one that was being written."""
+    return bool(_LITTER.match(name))
+
+
 def clean_litter(folder: Path) -> None:
     """Removes what killed processes left half written in `folder`.
 
@@ -174,7 +179,7 @@ def clean_litter(folder: Path) -> None:
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _LITTER.match(entry.name):
+            if is_litter(entry.name):
                 _remove_if_dead(entry.path)
 
 
