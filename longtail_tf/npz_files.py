@@ -179,7 +179,6 @@ def _check_memory(path: Path, wanted_bytes: int) -> None:
 
 def _damaged(path: Path, reason: object) -> UserError:
     return UserError(
-        f"{os.fspath(path)} cannot be read as an .npz file of plain arrays ({reason}): it is "
-        "damaged, or was saved otherwise than with np.savez; restore it from a copy or save it "
-        "again."
+        f"{os.fspath(path)} is damaged or cannot be read as an .npz file of plain arrays "
+        f"({reason}): restore it from a copy, or save it again with np.savez."
     )

@@ -30,6 +30,7 @@ from longtail_tf import __version__
 from longtail_tf.errors import UserError
 from longtail_tf.files import Path, clean_litter, is_litter, named, write_atomically
 from longtail_tf.runs import digests
+from longtail_tf.runs.record_shapes import check_record
 from longtail_tf.text_files import read_json, read_text
 
 FORMAT_VERSION = 2  # 1 had no digests.json
@@ -109,7 +110,8 @@ class RunFolder:
                 f"{path} is not a run folder (it has no config.json): give the folder that "
                 "longtail_tf.train wrote with --run_dir."
             )
-        version = folder.read_json(folder.config).get("format_version", 0)
+        # Before its shape: that of a newer version may be another.
+        version = read_json(folder.config).get("format_version", 0)
         if type(version) is not int or version > FORMAT_VERSION:
             raise UserError(
                 f"{folder.config} is of run format {version!r}, this longtail_tf {__version__} "
@@ -170,14 +172,14 @@ class RunFolder:
         return [name for name in names if name not in own and not is_litter(name)]
 
     def read_json(self, path: pathlib.Path) -> dict[str, Any]:
-        """A JSON record of this run.
+        """A JSON record of this run, whose values are of the types that readers rely on.
 
         Raises:
           UserError: the file is missing or damaged.
           OSError: it cannot be read.
         """
         try:
-            return read_json(path)
+            return check_record(path, path.name, read_json(path))
         except FileNotFoundError:
             raise UserError(
                 f"{path} is missing: copy the whole run folder, or finish its training with "

@@ -312,9 +312,14 @@ def test_rows_are_read_as_a_stream(tmp_path, rng):
         npz.whole_array(path, "b")
     with pytest.raises(UserError, match="row 100 was asked for"):
         npz.rows_of(path, "a", np.array([100]))
-    np.savez(path, a=np.array([None]))
-    with pytest.raises(UserError, match="not a plain array of rows"):
-        npz.whole_array(path, "a")
+    for odd, reason in (
+        (np.array([None]), "holds Python objects"),
+        (np.array(["x"]), "not a plain array of rows"),
+        (np.array(3), "not a plain array of rows"),
+    ):
+        np.savez(path, a=odd)
+        with pytest.raises(UserError, match=reason):
+            npz.whole_array(path, "a")
 
 
 def test_pca_against_a_singular_value_decomposition(rng):
