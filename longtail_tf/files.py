@@ -30,6 +30,7 @@ from typing import Any, BinaryIO, Union
 
 Path = Union[str, "os.PathLike[str]"]
 PARTIAL = ".part"
+MOST_IMAGE_BYTES = 1 << 30  # a file beyond is no image, whatever its name says
 _LITTER = re.compile(r"\..+\.[0-9a-f]{8}\.part\Z", re.DOTALL)
 _LONGEST_NAME_BYTES = 255
 _KINDS = (

@@ -25,6 +25,7 @@ _LARGE_BYTES, _MOST_PACKED = 256 << 20, 200
 _PIECE_BYTES = 16 << 20
 _ENCRYPTED = 0x1
 _ENDING = ".npy"
+_SINGLE = np.lib.format.MAGIC_PREFIX  # of a .npy file
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -95,6 +96,8 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     with open_file(path) as file:
+        if file.read(len(_SINGLE)) == _SINGLE:
+            raise _damaged(path, "it holds a single array, not several by name")
         with _reading(path):
             archive = zipfile.ZipFile(file)
         with archive:

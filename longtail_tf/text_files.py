@@ -12,10 +12,10 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from longtail_tf.errors import UserError
-from longtail_tf.files import Path, read_bytes
+from longtail_tf.files import Path, open_file, read_bytes
 
 MOST_TEXT_BYTES = 256 << 20  # a million class names take 30 MB
 # Longest first: UTF-32's mark begins with UTF-16's.
@@ -49,6 +49,21 @@ def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES, errors: str = "s
             f"{error.reason}): save it as UTF-8."
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def open_text(path: Path) -> TextIO:
+    """A text file to read line by line, with its line ends as they are (for the csv module).
+
+    Raises:
+      OSError: as `open_file`. Reading raises UnicodeDecodeError where the text is no UTF-8.
+    """
+    file = open_file(path)
+    start = file.read(len(codecs.BOM_UTF32_LE))
+    mark, encoding = next(
+        ((mark, encoding) for mark, encoding in _MARKS if start.startswith(mark)), (b"", "utf-8")
+    )
+    file.seek(len(mark))
+    return io.TextIOWrapper(file, encoding=encoding, newline="")
 
 
 def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> dict[str, Any]:
