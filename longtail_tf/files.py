@@ -2,8 +2,8 @@
 
 Writing: beside the place, forced to the disk, then renamed, so that neither a reader nor a power
 cut ever finds half a file. A link is followed and stays; what is no regular file (a device, a pipe)
-is written into and stays what it is. What a kill leaves beside (`.NAME.xxxxxxxx.part`) is removed
-by the next process that writes into the folder.
+is written into and stays what it is. What a kill leaves beside (`.NAME.xxxxxxxxxxxx.part`) goes
+when the next process writes into the folder.
 
 Reading: never waits for a pipe, never reads a device, and looks at the size first; `text_files`
 reads text.
@@ -18,12 +18,15 @@ import csv
 import errno
 import fcntl
 import functools
+import hashlib
 import io
 import json
 import os
 import pathlib
+import platform
 import re
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, Union
@@ -31,7 +34,8 @@ from typing import Any, BinaryIO, Union
 Path = Union[str, "os.PathLike[str]"]
 PARTIAL = ".part"
 MOST_IMAGE_BYTES = 1 << 30  # a file beyond is no image, whatever its name says
-_LITTER = re.compile(r"\..+\.[0-9a-f]{8}\.part\Z", re.DOTALL)
+_LITTER = re.compile(r"\..+\.([0-9a-f]{4})[0-9a-f]{8}\.part\Z", re.DOTALL)
+_DAY_S = 86_400.0
 _LONGEST_NAME_BYTES = 255
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -176,15 +180,32 @@ def is_litter(name: str) -> bool:
 def clean_litter(folder: Path) -> None:
     """Removes what killed processes left half written in `folder`.
 
-    A file that another process is writing now is locked by it, and stays.
+    A file that another process is writing now is locked by it, and stays. Not every file system
+    shares locks between machines, so what another machine left stays for a day.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if is_litter(entry.name):
+            match = _LITTER.match(entry.name)
+            if match and (match[1] == _machine() or _age_s(entry) > _DAY_S):
                 _remove_if_dead(entry.path)
 
 
 _clean_once = functools.lru_cache(maxsize=1024)(clean_litter)
+
+
+@functools.lru_cache(maxsize=1)
+def _machine() -> str:
+    """Four letters that tell this machine, since it was started, from others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            name = file.read()  # containers of one machine have different host names
+    except OSError:
+        name = platform.node()
+    return hashlib.sha256(name.encode()).hexdigest()[:4]
+
+
+def _age_s(entry: os.DirEntry) -> float:
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime
 
 
 def _remove_if_dead(path: str) -> None:
@@ -199,10 +220,10 @@ def _remove_if_dead(path: str) -> None:
 
 def _open_beside(target: pathlib.Path) -> tuple[str, BinaryIO]:
     """A new file beside `target`, locked, and its path."""
-    longest = _LONGEST_NAME_BYTES - len(f"..{'0' * 8}{PARTIAL}")
+    longest = _LONGEST_NAME_BYTES - len(f"..{'0' * 12}{PARTIAL}")
     name = os.fsdecode(os.fsencode(target.name)[:longest])
     while True:
-        beside = os.path.join(target.parent, f".{name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+        beside = os.path.join(target.parent, f".{name}.{_machine()}{uuid.uuid4().hex[:8]}{PARTIAL}")
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)

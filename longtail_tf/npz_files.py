@@ -8,6 +8,7 @@ before anything is read, and nothing is ever unpickled.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import zipfile
@@ -100,6 +101,8 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
             raise _damaged(path, "it holds a single array, not several by name")
         with _reading(path):
             archive = zipfile.ZipFile(file)
+        if len(set(archive.namelist())) < len(archive.namelist()):
+            raise _damaged(path, "an array comes twice")
         with archive:
             try:
                 yield archive
@@ -148,7 +151,9 @@ def _whole(path: Path, name: str, member: Member) -> np.ndarray:
         if len(piece) != min(_PIECE_BYTES, len(raw) - begin):
             raise _damaged(path, f"its array {name!r} ends after {begin + len(piece):,} bytes")
         raw[begin : begin + len(piece)] = np.frombuffer(piece, np.uint8)
-    return array.reshape(member.shape, order="F" if member.is_fortran else "C")
+    with _reading(path):  # numpy has a limit to the axes
+        array = array.reshape(member.shape, order="F" if member.is_fortran else "C")
+    return array
 
 
 @contextlib.contextmanager
@@ -159,8 +164,8 @@ def _reading(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except OSError as error:
-        if error.errno is None:
-            raise _damaged(path, error) from error
+        if error.errno in (None, errno.EINVAL):  # a place outside the file
+            raise _damaged(path, error.strerror or error) from error
         with named(path):
             raise
     except Exception as error:
@@ -169,15 +174,21 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _check_memory(path: Path, wanted_bytes: int) -> None:
     """Refuses arrays that this machine cannot hold, before it begins to swap or to kill."""
+    available = _available_bytes()
+    if available is not None and wanted_bytes > available:
+        raise UserError(
+            f"{os.fspath(path)} holds arrays of {wanted_bytes:,} bytes and {available:,} are free "
+            "on this machine: convert the images to files or shards."
+        )
+
+
+def _available_bytes() -> int | None:
+    """Memory that can be had; None where the system does not tell."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open("/proc/meminfo", encoding="ascii") as file:
             [line] = [line for line in file if line.startswith("MemAvailable:")]
-        available = int(line.split()[1]) * 1024
-        if wanted_bytes > available:
-            raise UserError(
-                f"{os.fspath(path)} holds arrays of {wanted_bytes:,} bytes and {available:,} are "
-                "free on this machine: convert the images to files or shards."
-            )
+        return int(line.split()[1]) * 1024
+    return None
 
 
 def _damaged(path: Path, reason: object) -> UserError:

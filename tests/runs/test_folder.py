@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from longtail_tf import files
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically, write_csv, write_json
 from longtail_tf.runs.folder import RunFolder, provenance
@@ -160,7 +161,7 @@ def test_digests_of_a_version_without_sizes_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "left", [[".lock"], [".lock", "digests.json", ".config.json.0123abcd.part"]]
+    "left", [[".lock"], [".lock", "digests.json", f".config.json.{files._machine()}89abcdef.part"]]
 )
 def test_what_a_kill_leaves_before_the_settings_counts_as_nothing(tmp_path, left):
     for name in left:

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 _LARGE_BYTES = 64 << 20  # of larger files only the size is kept
-_LITTER = re.compile(r"(^|/)\.[^/]+\.[a-z0-9_]{8}$|_temp(/|$)|\.partial$|(^|/)\.[^/]*\.tmp($|/)")
+_LITTER = re.compile(
+    r"\.part$|(^|/)\.[^/]+\.[a-z0-9_]{8}$|_temp(/|$)|\.partial$|(^|/)\.[^/]*\.tmp($|/)"
+)
 
 
 class Entry(NamedTuple):
