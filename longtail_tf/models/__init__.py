@@ -1,1 +1,1 @@
-"""The networks: backbones and their weights, the embedder, the two-stream model."""
+"""Networks: backbones, neck, head classifier, and the model that trains two streams."""

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from longtail_tf.distribution import batch_norm
+from longtail_tf.models.replicas import batch_norm
 from longtail_tf.errors import UserError
 from longtail_tf.models.cut import cut_at
 
