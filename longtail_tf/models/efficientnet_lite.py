@@ -24,9 +24,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from longtail_tf.models.replicas import batch_norm
 from longtail_tf.errors import UserError
 from longtail_tf.models.cut import cut_at
+from longtail_tf.models.replicas import batch_norm
 
 layers = tf.keras.layers
 
