@@ -28,14 +28,14 @@ bench: setup-test
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-setup: $(VENV)/.demo-installed
+setup: $(VENV)/.installed
 setup-test: $(VENV)/.test-installed
 
 # One pip command each: adding a package later could move protobuf past what TensorFlow accepts.
-$(VENV)/.demo-installed: setup.cfg pyproject.toml scripts/make_venv.sh scripts/find_python.sh
-	@scripts/make_venv.sh $(VENV) "demo"
+$(VENV)/.installed: setup.cfg pyproject.toml scripts/make_venv.sh scripts/find_python.sh
+	@scripts/make_venv.sh $(VENV) ""
 	@touch $@
 
 $(VENV)/.test-installed: setup.cfg pyproject.toml scripts/make_venv.sh scripts/find_python.sh
-	@scripts/make_venv.sh $(VENV) "demo,serving,test"
-	@touch $@ $(VENV)/.demo-installed
+	@scripts/make_venv.sh $(VENV) "serving,test"
+	@touch $@ $(VENV)/.installed
