@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import tensorflow as tf
@@ -11,38 +10,42 @@ import tensorflow as tf
 NOT_DECAYED = ["gamma", "beta", "bias", "scale"]
 
 
-class WarmupSchedule(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from 0 over `warmup_steps`, then half a cosine to 0 at `steps`, or constant.
+class WarmupSchedule(tf.keras.optimizers.schedules.CosineDecay):
+    """Keras' CosineDecay from train step `first_step` on, for an optimizer that joins later."""
 
-    Counts train steps: each stream's optimizer makes one update a step, from `first_step` on.
-    """
-
-    def __init__(
-        self, peak: float, *, steps: int, warmup_steps: int, shape: str, first_step: int = 0
-    ) -> None:
-        super().__init__()
-        self.peak, self.steps, self.warmup_steps, self.shape = peak, steps, warmup_steps, shape
+    def __init__(self, *arguments: Any, first_step: int = 0, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.first_step = first_step
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Learning rate of the update after `step` updates."""
-        step = tf.cast(step, tf.float32) + self.first_step
-        warmup = tf.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
-        if self.shape == "constant":
-            return self.peak * warmup
-        progress = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
-        progress = tf.clip_by_value(progress, 0.0, 1.0)
-        return self.peak * warmup * 0.5 * (1.0 + tf.cos(math.pi * progress))
+        return super().__call__(tf.cast(step, tf.float32) + self.first_step)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that rebuild the schedule."""
-        return {
-            "peak": self.peak,
-            "steps": self.steps,
-            "warmup_steps": self.warmup_steps,
-            "shape": self.shape,
-            "first_step": self.first_step,
-        }
+        return {**super().get_config(), "first_step": self.first_step}
+
+
+def learning_rate_schedule(
+    peak: float, *, steps: int, warmup_steps: int, shape: str, first_step: int = 0
+) -> WarmupSchedule:
+    """Linear warm-up to `peak`, then half a cosine to 0 at `steps`, or constant.
+
+    Args:
+      peak: learning rate after the warm-up.
+      steps: train steps of the whole run.
+      warmup_steps: steps in which the rate rises from peak / warmup_steps to `peak`.
+      shape: "cosine" or "constant".
+      first_step: train step of the optimizer's first update.
+    """
+    return WarmupSchedule(
+        peak / max(warmup_steps, 1),
+        decay_steps=max(steps - warmup_steps, 1),
+        alpha=1.0 if shape == "constant" else 0.0,  # the share of `peak` that is left at the end
+        warmup_target=peak if warmup_steps else None,
+        warmup_steps=warmup_steps,
+        first_step=first_step,
+    )
 
 
 def build_optimizer(

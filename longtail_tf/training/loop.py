@@ -28,7 +28,7 @@ from longtail_tf.settings.choices import CIFAR_BACKBONES
 from longtail_tf.training import workers
 from longtail_tf.training.callbacks import Checkpointing, TrainingLog, Validation
 from longtail_tf.training.checkpoints import Checkpoints
-from longtail_tf.training.learning_rate import WarmupSchedule, build_optimizer
+from longtail_tf.training.learning_rate import build_optimizer, learning_rate_schedule
 from longtail_tf.training.monitoring import training_sinks, validation_of, validation_sinks
 
 
@@ -170,7 +170,7 @@ def fit(
 
 
 def _optimizer(config: ResolvedConfig, *, first_step: int = 0) -> tf.keras.optimizers.Optimizer:
-    schedule = WarmupSchedule(
+    schedule = learning_rate_schedule(
         config.learning_rate,
         steps=config.steps,
         warmup_steps=config.warmup_steps,

@@ -17,7 +17,7 @@ from longtail_tf import report
 from longtail_tf.errors import UserError
 from longtail_tf.reporting import charts, npz
 from longtail_tf.reporting import html as markup
-from longtail_tf.reporting.map_section import MOST_POINTS, chosen_images, embedding_map, pca
+from longtail_tf.reporting.map_section import MOST_POINTS, chosen_images, embedding_map
 from longtail_tf.reporting.mistakes import most_confused, nearest_prototypes
 from longtail_tf.reporting.pictures import data_uri
 from longtail_tf.reporting.run_data import Recognised, read_run
@@ -315,13 +315,6 @@ def test_rows_are_read_as_a_stream(tmp_path, rng):
     np.savez(path, a=np.array([None]))
     with pytest.raises(UserError, match="not a plain array of rows"):
         npz.whole_array(path, "a")
-
-
-def test_pca_against_a_singular_value_decomposition(rng):
-    points = rng.normal(size=(40, 6)) @ rng.normal(size=(6, 6))
-    centred = points - points.mean(axis=0)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    np.testing.assert_allclose(np.abs(pca(points, 3)), np.abs(left * values)[:, :3], atol=1e-8)
 
 
 def test_map_keeps_neighbours_and_never_changes(rng):
