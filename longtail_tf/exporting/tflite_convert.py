@@ -2,7 +2,7 @@
 
 | file | in | out |
 |---|---|---|
-| classifier_V.tflite | image [1, S, S, C] | `scores` [1, C]: cosine to each class's nearest prototype |
+| classifier_V.tflite | image [1, S, S, C] | `scores` [1, C]: cosine to each class's prototype |
 | embedder_V.tflite | image [1, S, S, C] | `embedding` [1, D], unit length; prototypes lie in the file |
 
 V is float32, float16 (weights), dynamic (int8 weights) or int8 (all, uint8 pixels in, float out).
@@ -22,7 +22,7 @@ import tensorflow as tf
 from longtail_tf.compat.quiet import quiet_converter, quiet_saving
 from longtail_tf.errors import UserError
 from longtail_tf.exporting.device import quiet_interpreter
-from longtail_tf.exporting.rule_head import RuleHead, unit_rows
+from longtail_tf.exporting.rule_head import RuleHead
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
 KINDS = {"classifier": "scores", "embedder": "embedding"}
@@ -59,10 +59,7 @@ class DeviceModule(tf.Module):
             return {KINDS["classifier"]: self.rule_head.prototype_scores(embed(image))}
 
         def embedder(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            embedding = embed(image)
-            if self.rule_head.center is not None:
-                embedding = to_unit(embedding - self.rule_head.center)
-            return {KINDS["embedder"]: embedding}
+            return {KINDS["embedder"]: embed(image)}
 
         body = classifier if kind == "classifier" else embedder
         concrete = tf.function(
@@ -143,6 +140,16 @@ def check_raw_pixels(model: bytes) -> None:
             f"The int8 model's input is {details['dtype'].__name__} with scale and zero point "
             f"{details['quantization']}, not uint8 with (1.0, 0): calibrate over 0..255."
         )
+
+
+def unit_rows(rows: tf.Tensor) -> tf.Tensor:
+    """Rows [N, D] scaled to length 1; a zero row stays zero.
+
+    Written out, with its axis: `tf.math.l2_normalize` without one converts to TFLite wrongly and
+    without a word, and its own TFLite operation does not run on GPU delegates.
+    """
+    squares = tf.reduce_sum(rows * rows, axis=-1, keepdims=True)
+    return rows * tf.math.rsqrt(squares + 1e-12)
 
 
 def _integer_unit_rows(rows: tf.Tensor) -> tf.Tensor:

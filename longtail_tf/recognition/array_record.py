@@ -7,6 +7,7 @@ import io
 import json
 import os
 import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 from zipfile import BadZipFile
 
@@ -42,12 +43,25 @@ def save_record(path: str | os.PathLike[str], record: Any, *, kind: str, version
 
 
 def load_record(
-    path: str | os.PathLike[str], record_type: type, *, kind: str, version: int
+    path: str | os.PathLike[str],
+    record_type: type,
+    *,
+    kind: str,
+    version: int,
+    retired: Mapping[str, Callable[[Any], bool]] | None = None,
 ) -> dict[str, Any]:
     """Returns the fields that `save_record` wrote, ready for `record_type(**fields)`.
 
+    Args:
+      path: the .npz file.
+      record_type: the dataclass.
+      kind: what the file must hold.
+      version: the newest format that is read.
+      retired: fields that older versions wrote -> whether a value of it meant nothing.
+
     Raises:
-      UserError: no such file, not a record of this kind, a newer format, a damaged or partial file.
+      UserError: no such file, not a record of this kind, a newer format, a damaged or partial file,
+        or a retired field that meant something.
     """
     try:
         # numpy leaves the file open when it cannot read it; this does not.
@@ -81,5 +95,11 @@ def load_record(
             f"{path} is damaged or no {kind} file ({error}); copy it again or evaluate the run "
             "again to make a new one"
         ) from error
+    for name, means_nothing in (retired or {}).items():
+        if name in fields and not means_nothing(fields[name]):
+            raise UserError(
+                f"{path} was written with {name}, which this longtail_tf has no more: read it "
+                "with the version that config.json beside it names, or train again"
+            )
     known = {field.name for field in dataclasses.fields(record_type)}
     return {name: value for name, value in fields.items() if name in known}

@@ -56,8 +56,6 @@ def recognizer_from(
         num_classes=index.num_classes,
         num_head=num_head,
         seed=config.seed,
-        prototype_variant=config.prototype_variant,
-        prototypes_per_class=config.prototypes_per_class,
         false_accept_rate=config.false_accept_rate,
         head_norms=class_norms(model.head),
         head_counts=seen_counts(config, index.class_counts, num_head=num_head)

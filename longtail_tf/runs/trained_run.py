@@ -17,6 +17,7 @@ from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.recognition.fit import Recognizer
 from longtail_tf.runs.data import index_of
 from longtail_tf.runs.folder import RunFolder
+from longtail_tf.settings.retired import without_retired
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,9 +159,10 @@ def load_settings(folder: RunFolder) -> ResolvedConfig:
     """The resolved settings of a run.
 
     Raises:
-      UserError: config.json holds settings this version does not know.
+      UserError: config.json holds settings that this version does not know or that were removed.
     """
-    settings = folder.read_json(folder.config).get("settings", {})
+    saved = folder.read_json(folder.config).get("settings", {})
+    settings = without_retired(saved, source=str(folder.config))
     defaults = {field.name: field.default for field in dataclasses.fields(ResolvedConfig)}
     unknown = sorted(set(settings) - set(defaults))
     if unknown:
