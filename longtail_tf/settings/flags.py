@@ -66,6 +66,23 @@ def config_from_flags(
     Raises:
       UserError: positional arguments were given where none are taken; a removed setting.
     """
+    return settings_class(
+        **given_values(settings_class, flag_values, positional=positional, arguments=arguments)
+    )
+
+
+def given_values(
+    settings_class: type,
+    flag_values: absl_flags.FlagValues,
+    *,
+    positional: Optional[str] = None,
+    arguments: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The flags that were given and the positional arguments, by name of their setting.
+
+    Raises:
+      UserError: positional arguments were given where none are taken.
+    """
     if arguments and positional is None:
         raise UserError(
             f"{' '.join(map(shlex.quote, arguments))!r} was given without a flag name: write every "
@@ -73,14 +90,14 @@ def config_from_flags(
         )
     values = {
         field.name: flag_values[field.name].value
-        for field in dataclasses.fields(settings_class)  # type: ignore[arg-type]
+        for field in dataclasses.fields(settings_class)
         if field.name != positional and flag_values[field.name].present
     }
     given = {name: flag_values[name].value for name in RETIRED if flag_values[name].present}
     without_retired(given, source="the command line or its flagfile")
     if positional is not None:
         values[positional] = tuple(arguments)
-    return settings_class(**values)
+    return values
 
 
 def flagfile_text(settings: Any, *, comment: str) -> str:

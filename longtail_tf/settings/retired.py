@@ -12,7 +12,12 @@ from typing import Any
 from longtail_tf.errors import UserError
 
 # Name -> the value under which it did nothing.
-RETIRED: Mapping[str, Any] = {"prototype_variant": "l2", "prototypes_per_class": 1}
+RETIRED: Mapping[str, Any] = {
+    "head_only_steps": 0,
+    "prototype_variant": "l2",
+    "prototypes_per_class": 1,
+    "weight_average": 0.0,
+}
 
 
 def without_retired(settings: Mapping[str, Any], *, source: str) -> dict[str, Any]:
@@ -26,7 +31,8 @@ def without_retired(settings: Mapping[str, Any], *, source: str) -> dict[str, An
       UserError: a removed setting that did something.
     """
     for name in sorted(set(settings) & set(RETIRED)):
-        if str(settings[name]) != str(RETIRED[name]):
+        nothing = RETIRED[name]
+        if settings[name] != nothing and str(settings[name]) != str(nothing):
             raise UserError(
                 f"{source} has {name}={settings[name]}, a setting that was removed: use the "
                 "version that wrote it, or train again without this setting."

@@ -7,7 +7,7 @@ from longtail_tf.config import Config
 from longtail_tf.datasets import load_index
 from longtail_tf.errors import UserError
 from longtail_tf.runs import streams
-from longtail_tf.runs.data import resolve
+from longtail_tf.runs.resolve import resolve
 from tests import fakes
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from longtail_tf.config import Config
 from longtail_tf.errors import UserError
-from longtail_tf.runs.data import resolve, resolve_for
+from longtail_tf.runs.resolve import resolve, resolve_for
 
 GOOD = dict(data="digits_lt", run_dir="runs/x", head_ratio=0.2)
 

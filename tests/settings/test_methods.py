@@ -12,8 +12,8 @@ import pytest
 from longtail_tf import train
 from longtail_tf.config import Config
 from longtail_tf.errors import UserError
-from longtail_tf.runs.data import resolve
 from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.resolve import resolve
 from longtail_tf.runs.trained_run import load_run, load_settings
 from longtail_tf.settings import cli, methods
 from longtail_tf.settings.flags import flagfile_text
@@ -135,7 +135,7 @@ def test_settings_that_undo_each_other_are_refused_in_words(change, message):
 
 
 def test_a_rule_of_every_class_waits_for_what_head_auto_comes_to():
-    from longtail_tf.runs.data import resolve
+    from longtail_tf.runs.resolve import resolve
 
     config = Config(**{**BASE, "head_ratio": None}, head_auto=True, inference_rule="crt")
     facts = dict(image_shape=(8, 8, 1), flip_is_valid=True)

@@ -10,14 +10,20 @@ import pytest
 from longtail_tf.config import Config, ResolvedConfig
 from longtail_tf.errors import UserError
 from longtail_tf.runs.folder import RunFolder
-from longtail_tf.runs.trained_run import load_settings
+from longtail_tf.runs.saved_settings import load_settings
 from longtail_tf.settings import cli
 from longtail_tf.settings.retired import RETIRED, without_retired
 
 
 def saved_settings(tmp_path, **more):
     settings = ResolvedConfig(
-        data="digits_lt", run_dir=str(tmp_path), image_size=8, head_ratio=0.2, classes_per_batch=4
+        data="digits_lt",
+        run_dir=str(tmp_path),
+        image_size=8,
+        head_ratio=0.2,
+        classes_per_batch=4,
+        steps=9,
+        learning_rate=0.1,
     )
     folder = RunFolder(tmp_path)
     folder.config.write_text(json.dumps({"settings": {**dataclasses.asdict(settings), **more}}))

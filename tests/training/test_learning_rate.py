@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 from longtail_tf.training.learning_rate import (
-    WarmupSchedule,
     build_optimizer,
     learning_rate_schedule,
 )
@@ -27,18 +26,6 @@ def test_schedule_is_the_formula(shape, steps, warmup):
     for step in range(steps + 2):
         expected = oracle(step, peak=0.3, steps=steps, warmup=warmup, cosine=shape == "cosine")
         np.testing.assert_allclose(float(schedule(step)), expected, atol=1e-7)
-
-
-def test_a_later_first_step_shifts_the_schedule():
-    plain = learning_rate_schedule(0.3, steps=50, warmup_steps=5, shape="cosine")
-    later = learning_rate_schedule(0.3, steps=50, warmup_steps=5, shape="cosine", first_step=20)
-    assert float(later(7)) == float(plain(27))
-
-
-def test_config_rebuilds_the_schedule():
-    schedule = learning_rate_schedule(0.3, steps=50, warmup_steps=5, shape="cosine", first_step=3)
-    again = WarmupSchedule.from_config(schedule.get_config())
-    assert [float(again(s)) for s in range(9)] == [float(schedule(s)) for s in range(9)]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
