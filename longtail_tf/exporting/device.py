@@ -97,7 +97,7 @@ class DeviceClassifier:
         if image.shape != expected or image.dtype != np.uint8:
             raise UserError(
                 f"An image of shape {image.shape} and type {image.dtype} came; this model takes "
-                f"uint8 {expected}, pixels 0..255: use longtail_tf.tflite.read_image."
+                f"uint8 {expected}, pixels 0..255: use longtail_tf.exporting.device.read_image."
             )
         return self._run(image=image[np.newaxis].astype(self._input_type))[self.output][0]
 

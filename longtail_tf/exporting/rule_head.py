@@ -1,6 +1,6 @@
 """The inference rule as a graph: embeddings in, one score per class out.
 
-The same arithmetic as `classifiers.Recognizer.scores`, in TensorFlow; `tests/test_export_rules.py`
+The same arithmetic as `Recognizer.scores`, in TensorFlow; `tests/exporting/test_rules.py`
 and the parity gate of every export hold the two together.
 """
 
@@ -35,7 +35,7 @@ class RuleHead(tf.Module):
         """Takes the arrays of a fitted recognizer.
 
         Args:
-          recognizer: a fitted `classifiers.Recognizer`.
+          recognizer: a fitted `recognition.fit.Recognizer`.
           rule: one of GRAPH_RULES.
 
         Raises:
