@@ -13,7 +13,7 @@ Softmax and top-k stay on the host: in int8 they would leave a few dozen distinc
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,9 @@ class DeviceModule(tf.Module):
         self.rule_head = rule_head
         # the vector before the network's own normalisation, so that ours (no L2_NORMALIZATION
         # operation, which GPU delegates refuse) is the only one
-        self.vector = lambda images: model.neck_output(model.features(images, False), False)
+        self.vector: Callable[[tf.Tensor], Any] = lambda images: model.neck_output(
+            model.features(images, False), False
+        )
         self.spec = tf.TensorSpec([1, image_size, image_size, channels], tf.float32, INPUT_NAME)
 
     def function(self, kind: str, *, integer: bool = False) -> Any:

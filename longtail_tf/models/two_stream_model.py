@@ -70,7 +70,8 @@ class TwoStreamModel(tf.keras.Model):
     ) -> None:
         super().__init__(name=name)
         self.embedder = embedder
-        self._whole_embedder = lambda: whole_embedder or embedder  # hidden from Keras' tracking
+        # Hidden from Keras' tracking.
+        self._whole_embedder: Callable[[], tf.keras.Model] = lambda: whole_embedder or embedder
         self.num_head_classes = num_head_classes
         self.embedding_dim = int(embedder.output_shape[-1])
         # No shift: prototypes compare angles about the origin (Luo 2019, section 3.5).

@@ -29,7 +29,8 @@ def save_record(path: str | os.PathLike[str], record: Any, *, kind: str, version
       kind: what the file holds, one word; checked on loading.
       version: of the format; a reader refuses files newer than itself.
     """
-    arrays, values = {}, {}
+    arrays: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if isinstance(value, np.ndarray):
@@ -38,7 +39,7 @@ def save_record(path: str | os.PathLike[str], record: Any, *, kind: str, version
             values[field.name] = value
     meta = {"kind": kind, "version": version, "arrays": sorted(arrays), "values": values}
     buffer = io.BytesIO()
-    np.savez(buffer, **{_META: np.array(json.dumps(meta, sort_keys=True))}, **arrays)
+    np.savez(buffer, **{_META: json.dumps(meta, sort_keys=True), **arrays})
     write_atomically(path, buffer.getvalue())
 
 
