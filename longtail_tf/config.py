@@ -41,6 +41,8 @@ class ResolvedConfig(Config):
     backbone_rate: float = setting(1.0, "Factor of the learning rate for the backbone.")
     clip_norm: float = setting(0.0, "Longest gradient of an update; 0: any.")
     stay_near: float = setting(0.0, "Weight of the distance from the pretrained weights.")
+    backbone_norms: str = setting("batch", "Statistics of the backbone's batch norms.")
+    embedding_start: str = setting("random", "Where the projection to the embedding starts.")
     weights: str = setting("none", "Where the backbone starts.")
     train_from: str = setting("all", "Where training begins.")
     cached_views: int = setting(0, "Augmented views of each image in the cache of a trunk.")

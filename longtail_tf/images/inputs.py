@@ -120,7 +120,7 @@ class PixelInputs:
 
 
 class TrunkInputs:
-    """Cached outputs of a frozen trunk: an image is drawn, then one of its augmented views."""
+    """Cached outputs of a frozen trunk: an image is drawn, then one of its views."""
 
     dtype = "float16"
 
@@ -191,7 +191,7 @@ class TrunkInputs:
             views = np.zeros(size, np.int64)
             if cache.views and not plain:
                 draws = np.random.default_rng((seed, stream, int(step)))
-                views = draws.integers(1, cache.views + 1, sampler.batch_size)
+                views = draws.integers(0, cache.views + 1, sampler.batch_size)
                 views = views[index * size : (index + 1) * size]
             outputs, sources = cache.read(rows, views)
             return outputs, cache.labels[sources], sources

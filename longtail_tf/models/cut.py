@@ -30,6 +30,11 @@ def cut_at(net: tf.keras.Model, layer: str) -> tuple[tf.keras.Model, tf.keras.Mo
             f"{net.name} has no layer {layer!r} to cut at; it has {', '.join(names[1:9])}, ... "
             f"{names[-1]}."
         )
+    if isinstance(net.get_layer(layer), tf.keras.Model):
+        raise UserError(
+            f"{net.name} cannot be cut at {layer}: it is a model inside the model; name the layer "
+            "after it."
+        )
     taken = net.get_layer(layer).input
     if isinstance(taken, list):
         raise UserError(

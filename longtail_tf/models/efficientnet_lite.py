@@ -124,7 +124,7 @@ def split(net: tf.keras.Model, part: str) -> tuple[tf.keras.Model, tf.keras.Mode
 
 
 def load_torch_weights(
-    net: tf.keras.Model, state: Mapping[str, np.ndarray], *, source: str
+    net: tf.keras.Model, state: Mapping[str, np.ndarray], *, source: str, name: str = ""
 ) -> None:
     """Gives `net`, made by `build`, the weights of a PyTorch state dict.
 
@@ -135,37 +135,39 @@ def load_torch_weights(
       net: the network; all its weights are set, or none.
       state: tensor name -> array, as `torch_file.read_state_dict` gives it.
       source: what the weights are called in a message.
+      name: what the network is called there; "" for its own name.
 
     Raises:
       UserError: a tensor is missing, left over, or of another shape.
     """
+    title = name or net.name
     wanted = {layer.name: _torch_tensors(layer.name) for layer in net.layers if layer.weights}
-    names = [name for tensors in wanted.values() for name in tensors]
+    names = [tensor for tensors in wanted.values() for tensor in tensors]
     # Counters that no prediction reads, and a classifier where `net` has none.
     spare = {"_fc.weight", "_fc.bias"}
-    given = {name for name in state if not name.endswith("num_batches_tracked")}
-    missing = [name for name in names if name not in given]
+    given = {tensor for tensor in state if not tensor.endswith("num_batches_tracked")}
+    missing = [tensor for tensor in names if tensor not in given]
     left_over = sorted(given - set(names) - spare)
     if missing or left_over:
         odd = f"no {missing[0]}" if missing else f"{left_over[0]} besides"
         raise UserError(
-            f"{source} holds the weights of another network than {net.name}: it has {odd} "
+            f"{source} holds the weights of another network than {title}: it has {odd} "
             f"({len(missing)} tensors missing, {len(left_over)} too many); give the file of "
-            f"{net.name}, or the --backbone it belongs to."
+            f"{title}, or the --backbone it belongs to."
         )
     arrays: dict[str, list[np.ndarray]] = {}
     for layer in net.layers:
-        for name, weight in zip(wanted.get(layer.name, []), layer.weights):
-            array = _as_keras(state[name], depthwise="_depthwise_conv" in name)
+        for tensor, weight in zip(wanted.get(layer.name, []), layer.weights):
+            array = _as_keras(state[tensor], depthwise="_depthwise_conv" in tensor)
             if array.shape != tuple(weight.shape):
                 raise UserError(
-                    f"{source} does not fit {net.name}: {name} gives {array.shape} where "
-                    f"{tuple(weight.shape)} is expected; give the file of {net.name}, or the "
+                    f"{source} does not fit {title}: {tensor} gives {array.shape} where "
+                    f"{tuple(weight.shape)} is expected; give the file of {title}, or the "
                     "--backbone it belongs to."
                 )
             arrays.setdefault(layer.name, []).append(array)
-    for name, weights in arrays.items():
-        net.get_layer(name).set_weights(weights)
+    for layer_name, weights in arrays.items():
+        net.get_layer(layer_name).set_weights(weights)
 
 
 def _blocks(name: str) -> list[_Stage]:

@@ -1,7 +1,8 @@
 """The parts of an embedder: what is pretrained, what that gives, and the projection above it.
 
-Every embedder of `networks.build_embedder`, and every top cut from one, ends in the layer
-"features", a projection without a bias; without one (an embedding of all features) in "pool".
+Every embedder of `networks.build_embedder`, and every top cut from one, ends in the layer "pool",
+or in "features", a projection of that without a bias. Between them may lie "whitening", a fixed
+map that training does not move (`recognition.whitening`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
-PROJECTION = "features"
+POOL, WHITENING, PROJECTION = "pool", "whitening", "features"
 
 
 def projection(embedder: tf.keras.Model) -> Optional[tf.keras.layers.Layer]:
@@ -19,10 +20,16 @@ def projection(embedder: tf.keras.Model) -> Optional[tf.keras.layers.Layer]:
     return last if last.name == PROJECTION else None
 
 
-def features_model(embedder: tf.keras.Model) -> tf.keras.Model:
-    """What the embedder takes -> all features [B, F], before the projection."""
-    last = projection(embedder)
-    return embedder if last is None else tf.keras.Model(embedder.inputs, last.input)
+def whitening(embedder: tf.keras.Model) -> Optional[tf.keras.layers.Layer]:
+    """The fixed map below the projection, kernel [F, D] and bias [D]; None where there is none."""
+    found = [layer for layer in embedder.layers if layer.name == WHITENING]
+    return found[0] if found else None
+
+
+def pooled_model(embedder: tf.keras.Model) -> tf.keras.Model:
+    """What the embedder takes -> all features of the backbone [B, F]."""
+    above = whitening(embedder) or projection(embedder)
+    return embedder if above is None else tf.keras.Model(embedder.inputs, above.input)
 
 
 def backbone_variables(embedder: tf.keras.Model) -> list[Any]:

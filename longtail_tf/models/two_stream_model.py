@@ -46,12 +46,17 @@ class TwoStreamModel(tf.keras.Model):
 
     A batch holds the streams it is trained on: both, or one alone for the baselines.
 
+    `whole_embedder()` gives images -> features: the embedder, with the frozen trunk below it where
+    there is one.
+
     Args:
       embedder: images [B, S, S, C] in 0..255 -> features [B, D], from `build_embedder`; or what
         is trained above a frozen trunk: its outputs [B, ...] -> features.
       num_head_classes: H; head classes are the ids 0 .. H-1. 0 for no head classifier.
       neck: batch normalisation between features and embedding.
       cosine_head: a cosine classifier instead of a linear one.
+      keep_norms: the batch norms inside the embedder go on with the statistics they have, in
+        training too; their scales and shifts are trained.
       input_dtype: of what `embed_images` takes: uint8 images, float16 trunk outputs.
       whole_embedder: images -> features, of which `embedder` is the part above a frozen trunk; it
         is neither trained nor saved from here.
@@ -64,15 +69,17 @@ class TwoStreamModel(tf.keras.Model):
         num_head_classes: int,
         neck: bool = True,
         cosine_head: bool = False,
+        keep_norms: bool = False,
         input_dtype: str = "uint8",
         whole_embedder: Optional[tf.keras.Model] = None,
         name: str = "two_stream_model",
     ) -> None:
         super().__init__(name=name)
         self.embedder = embedder
-        # Hidden from Keras' tracking.
-        self._whole_embedder: Callable[[], tf.keras.Model] = lambda: whole_embedder or embedder
+        # A function, as Keras saves every network that an attribute or property gives it.
+        self.whole_embedder: Callable[[], tf.keras.Model] = lambda: whole_embedder or embedder
         self.num_head_classes = num_head_classes
+        self.keep_norms = keep_norms
         self.embedding_dim = int(embedder.output_shape[-1])
         # No shift: prototypes compare angles about the origin (Luo 2019, section 3.5).
         self.neck = (
@@ -104,17 +111,13 @@ class TwoStreamModel(tf.keras.Model):
             self.head(tf.zeros([1, self.embedding_dim]))
         self.built = True
 
-    @property
-    def whole_embedder(self) -> tf.keras.Model:
-        """Images -> features: the embedder, with the frozen trunk below it where there is one."""
-        return self._whole_embedder()
-
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Images [B, S, S, C] in 0..255 -> unit-length embedding float32 [B, D]."""
         return unit_vectors(self.neck_output(self.features(images, training), training))
 
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Images -> features float32 [B, D]: what the metric loss compares."""
+        training = training and not self.keep_norms
         return self.embedder(tf.cast(images, tf.float32), training=training)
 
     def neck_output(self, features: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -136,6 +139,7 @@ class TwoStreamModel(tf.keras.Model):
             "num_head_classes": self.num_head_classes,
             "neck": self.neck is not None,
             "cosine_head": isinstance(self.head, CosineHead),
+            "keep_norms": self.keep_norms,
         }
 
     @classmethod

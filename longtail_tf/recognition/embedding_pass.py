@@ -86,8 +86,9 @@ def refresh_batch_norm(
     """Recomputes batch-norm statistics over class-balanced, un-augmented training batches.
 
     The average over batches is exact and cumulative (momentum i / (i + 1) in batch i), so nothing
-    of the running averages is left. What is frozen keeps its statistics. At most about one pass
-    over the images is made.
+    of the running averages is left. What is frozen, or keeps its norms,
+    keeps its statistics. At most about one pass
+    over the images, or over the classes, is made.
 
     Args:
       model: the network.
@@ -98,7 +99,8 @@ def refresh_batch_norm(
     Returns:
       A record for evaluation.json: batches and images used.
     """
-    norms = [norm for norm in _batch_norms(model) if norm.trainable]
+    kept = set(map(id, _batch_norms(model.embedder) if model.keep_norms else ()))
+    norms = [norm for norm in _batch_norms(model) if norm.trainable and id(norm) not in kept]
     num_classes = len(np.unique(labels))
     classes_per_batch = min(64, num_classes)
     sampler = PKSampler(
@@ -108,8 +110,10 @@ def refresh_batch_norm(
         seed=seed,
     )
     least, most = REFRESH_BATCHES
-    num_batches = min(most, max(least, -(-num_classes // classes_per_batch)))
-    num_batches = min(num_batches, -(-len(labels) // sampler.batch_size)) if norms else 0
+    every_class = -(-num_classes // classes_per_batch)
+    every_image = -(-len(labels) // sampler.batch_size)
+    num_batches = min(most, max(least, every_class), max(every_class, every_image))
+    num_batches = num_batches if norms else 0
     momenta = [norm.momentum for norm in norms]
     with plain_errors():
         for count, batch in enumerate(draw(sampler).take(num_batches) if norms else ()):

@@ -41,6 +41,8 @@ FROM_RANDOM: dict[str, Any] = {
     "stay_near": 0.0,
     "embedding_dim": 128,
     "cached_views": 0,
+    "backbone_norms": "batch",
+    "embedding_start": "random",
 }
 FROM_PRETRAINED: dict[str, Any] = {
     "learning_rate": 0.03,
@@ -48,7 +50,9 @@ FROM_PRETRAINED: dict[str, Any] = {
     "clip_norm": 5.0,
     "stay_near": 0.0,
     "embedding_dim": 256,
-    "cached_views": 8,
+    "cached_views": 4,
+    "backbone_norms": "kept",
+    "embedding_start": "whitened",
 }
 ALL_OF_A_PRETRAINED_RATE = 0.1  # backbone_rate where nothing stands still
 PRETRAINED_PASSES = 4.0
@@ -150,6 +154,8 @@ def resolve(
         if pretrained and config.backbone_rate is None:
             follows["backbone_rate"] = ALL_OF_A_PRETRAINED_RATE
     steps = usual_steps({**given, **follows}, config, num_images=num_images, pretrained=pretrained)
+    if not follows.get("embedding_dim", config.embedding_dim):
+        follows["embedding_start"] = "random"  # there is no projection
     follows.update(steps=steps, passes=None, time_budget="")
     if config.warmup_steps is None:
         follows["warmup_steps"] = min(USUAL_WARMUP, steps // 10)

@@ -115,6 +115,7 @@ def build_embedder(
         weights="" if weights == "none" else weights,
         zero_to_one=config.weights == "imagenet",
         precision=precision,
+        whitened=config.embedding_start == "whitened",
     )
     if source is not None:
         _copy_backbone(source, embedder)
@@ -130,6 +131,7 @@ def two_streams_over(
         num_head_classes=num_head if config.has_head_stream else 0,
         neck=config.neck,
         cosine_head=config.cosine_head,
+        keep_norms=config.backbone_norms == "kept",
         **settings,
     )
 
@@ -149,7 +151,8 @@ def copy_weights(source: TwoStreamModel, target: TwoStreamModel) -> None:
 
     The frozen trunk below what was trained is part of them.
     """
-    for name in ("whole_embedder", "neck", "head"):
+    target.whole_embedder().set_weights(source.whole_embedder().get_weights())
+    for name in ("neck", "head"):
         part = getattr(source, name)
         if part is not None:
             getattr(target, name).set_weights(part.get_weights())

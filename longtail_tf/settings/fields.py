@@ -219,6 +219,18 @@ class TrainingFields:
         "stands still; head, only the embedding; none, nothing; auto: what validation says of a "
         "pretrained backbone, all of a random one.",
     )
+    backbone_norms: Optional[str] = setting(
+        None,
+        "Statistics of the batch norms inside the backbone while it is trained: those of each "
+        "batch, or those they have (kept); unset: kept from pretrained weights.",
+        choices=("batch", "kept"),
+    )
+    embedding_start: Optional[str] = setting(
+        None,
+        "Where the projection to the embedding starts: at random, or (whitened) where pretrained "
+        "features are compared best before any training; unset: whitened from pretrained weights.",
+        choices=("random", "whitened"),
+    )
     cached_views: Optional[int] = setting(
         None,
         "Compute what a frozen trunk makes of each image once, in so many augmented views, and "

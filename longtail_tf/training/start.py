@@ -2,7 +2,7 @@
 
 From random weights all of it is trained, on pixels. From pretrained weights a trunk can stand still
 (`--train_from`): its outputs are computed once and cached, and only the top above it is trained.
-The embedding then starts at the principal components of what the backbone already knows.
+The embedding then starts where the features that the backbone already has compare best.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
 from longtail_tf.images.inputs import Inputs, TrunkInputs
 from longtail_tf.images.trunk_cache import TrunkCache, cache_bytes, cached_outputs
+from longtail_tf.metrics.array_checks import unit_rows
 from longtail_tf.models import networks
-from longtail_tf.models.parts import features_model, projection
+from longtail_tf.models.parts import pooled_model, projection, whitening
 from longtail_tf.models.two_stream_model import TwoStreamModel
+from longtail_tf.recognition.prototypes import class_prototypes
+from longtail_tf.recognition.whitening import fit_whitening
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.streams import pixel_inputs
 from longtail_tf.runs.trained_run import build_embedder, copy_weights, two_streams_over
 from longtail_tf.training.callbacks import format_seconds
+
+HEAD_LENGTH = 10.0  # of a class vector at the start, times the root of the embedding's length
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,11 +76,14 @@ def starting_network(
         precision=config.precision,
         weights=config.weights,
     )
-    if trunk is None:
-        return Start(model, pixel_inputs(config, index))
-    cache_folder = pathlib.Path(config.cache_dir or folder.trunk_cache)
-    inputs = _trunk_inputs(trunk, config, index, cache_folder=cache_folder)
-    start_at_principal_components(model, inputs, seed=config.seed)
+    inputs: Inputs = pixel_inputs(config, index)
+    if trunk is not None:
+        cache_folder = pathlib.Path(config.cache_dir or folder.trunk_cache)
+        inputs = _trunk_inputs(trunk, config, index, cache_folder=cache_folder)
+    if config.embedding_start == "whitened":
+        start_where_features_compare_best(
+            model, inputs, num_classes=index.num_classes, seed=config.seed
+        )
     return Start(model, inputs)
 
 
@@ -188,46 +196,39 @@ class CacheProgress:
         print(f"\r\x1b[K{text}" if on_terminal else text, end=end, file=self._stream, flush=True)
 
 
-def start_at_principal_components(
-    model: TwoStreamModel, inputs: Inputs, *, seed: int, batch_size: int = 256
+def start_where_features_compare_best(
+    model: TwoStreamModel, inputs: Inputs, *, num_classes: int, seed: int, batch_size: int = 256
 ) -> None:
-    """Sets the projection to the leading principal components of what the backbone gives.
+    """Sets whitening, projection, neck and head classifier from the features before any training.
 
-    They are turned by a random rotation, so that no number of the embedding is weak: the neck would
-    blow up the weak ones (it gives each the same variance).
+    The projection is a rotation of the whitened features, drawn by `seed`, so that no number of the
+    embedding is weak: the neck would blow up the weak ones, as it gives each the same variance. The
+    head classifier starts at the class means.
 
     Args:
-      model: network whose embedder ends in the projection "features" [F, D].
-      inputs: its inputs; the training images as they are.
+      model: a network whose embedder has the layer "whitening".
+      inputs: its inputs; of them the training images as they are.
+      num_classes: C.
       seed: of the rotation.
       batch_size: images a step.
     """
-    last, features = projection(model.embedder), features_model(model.embedder)
-    if last is None:
-        return
-    vectors = np.concatenate(
-        [
-            features(tf.cast(batch, tf.float32), training=False).numpy()
-            for batch, _ in inputs.plain_batches("train", batch_size=batch_size)
-        ]
-    )
-    last.set_weights([principal_projection(vectors, last.units, seed=seed)])
-
-
-def principal_projection(vectors: np.ndarray, dimension: int, *, seed: int) -> np.ndarray:
-    """Leading principal axes of `vectors` float [N, F], rotated: float32 [F, D].
-
-    Where there are fewer than D directions (N - 1 < D or F < D) the rest are random ones across
-    them, so small that they change no distance by a hundredth.
-    """
-    from sklearn.decomposition import PCA
-
-    features = vectors.shape[1]
-    found = min(dimension, features, len(vectors) - 1)
-    axes = PCA(found, svd_solver="full").fit(vectors.astype(np.float64)).components_.T
-    draws = np.random.default_rng(seed)
-    if found < dimension:
-        rest = draws.normal(size=(features, dimension - found)) / np.sqrt(features)
-        axes = np.concatenate([axes, 1e-2 * (rest - axes @ (axes.T @ rest))], axis=1)
-    rotation, _ = np.linalg.qr(draws.normal(size=(dimension, dimension)))
-    return (axes @ rotation).astype(np.float32)
+    pooled = pooled_model(model.embedder)
+    parts = [
+        (pooled(tf.cast(batch, tf.float32), training=False).numpy(), np.asarray(labels))
+        for batch, labels in inputs.plain_batches("train", batch_size=batch_size)
+    ]
+    features, labels = (np.concatenate(part) for part in zip(*parts))
+    fixed, last = whitening(model.embedder), projection(model.embedder)
+    found = fit_whitening(features, labels, num_classes, dimension=fixed.units)
+    fixed.set_weights([found.kernel, found.bias])
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(last.units, last.units)))
+    last.set_weights([rotation.astype(np.float32)])
+    start = (features @ found.kernel + found.bias) @ rotation.astype(np.float32)
+    if model.neck is not None:
+        scale = model.neck.get_weights()[0]
+        model.neck.set_weights([scale, start.mean(axis=0), start.var(axis=0)])
+    if model.head is not None:
+        seen = model.neck_output(tf.constant(start, tf.float32)).numpy()
+        means = class_prototypes(unit_rows(seen), labels, num_classes)[: model.num_head_classes]
+        kernel, *rest = model.head.get_weights()
+        model.head.set_weights([HEAD_LENGTH / np.sqrt(last.units) * means.T, *rest])

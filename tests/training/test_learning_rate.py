@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from longtail_tf.training.learning_rate import (
-    build_optimizer,
-    learning_rate_schedule,
-)
+from longtail_tf.training.learning_rate import TwoRates, build_optimizer, learning_rate_schedule
 
 
 def oracle(step, *, peak, steps, warmup, cosine):
@@ -50,3 +47,40 @@ def test_sgd_without_momentum_and_decay_is_plain():
     optimizer.build([variable])
     optimizer.apply_gradients([(tf.constant([2.0]), variable)])
     np.testing.assert_allclose(variable, [0.8])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_two_rates_move_each_variable_at_its_own(name):
+    """Against two plain optimizers, each with its own variables."""
+
+    def optimizer(peak):
+        schedule = learning_rate_schedule(peak, steps=10, warmup_steps=2, shape="cosine")
+        return build_optimizer(name, schedule, momentum=0.9, weight_decay=0.1)
+
+    def variables():
+        return [tf.Variable([1.0, -2.0], name="kernel"), tf.Variable([[3.0]], name="kernel2")]
+
+    new, pretrained = variables()
+    both = TwoRates(optimizer(0.1), optimizer(0.01), [pretrained])
+    both.build([new, pretrained])
+    apart = variables()
+    alone = [optimizer(0.1), optimizer(0.01)]
+    for single, variable in zip(alone, apart):
+        single.build([variable])
+    for step in range(5):
+        gradients = [tf.constant([0.5, step + 1.0]), tf.constant([[-1.0]])]
+        both.apply_gradients(zip(gradients, [new, pretrained]))
+        for single, gradient, variable in zip(alone, gradients, apart):
+            single.apply_gradients([(gradient, variable)])
+    for ours, theirs in zip([new, pretrained], apart):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert not np.array_equal(pretrained.numpy(), [[3.0]])
+
+
+def test_gradients_are_clipped_together():
+    schedule = learning_rate_schedule(1.0, steps=1, warmup_steps=0, shape="constant")
+    optimizer = build_optimizer("sgd", schedule, momentum=0.0, weight_decay=0.0, clip_norm=1.0)
+    first, second = tf.Variable([0.0]), tf.Variable([0.0])
+    optimizer.build([first, second])
+    optimizer.apply_gradients([(tf.constant([3.0]), first), (tf.constant([4.0]), second)])
+    np.testing.assert_allclose([first.numpy()[0], second.numpy()[0]], [-0.6, -0.8], rtol=1e-5)
