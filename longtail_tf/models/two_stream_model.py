@@ -77,7 +77,7 @@ class TwoStreamModel(tf.keras.Model):
         super().__init__(name=name)
         self.embedder = embedder
         # A function, as Keras saves every network that an attribute or property gives it.
-        self.whole_embedder = lambda: whole_embedder or embedder
+        self.whole_embedder: Callable[[], tf.keras.Model] = lambda: whole_embedder or embedder
         self.num_head_classes = num_head_classes
         self.keep_norms = keep_norms
         self.embedding_dim = int(embedder.output_shape[-1])

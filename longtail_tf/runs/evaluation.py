@@ -66,8 +66,6 @@ def recognizer_from(
         num_classes=index.num_classes,
         num_head=num_head,
         seed=config.seed,
-        prototype_variant=config.prototype_variant,
-        prototypes_per_class=config.prototypes_per_class,
         false_accept_rate=config.false_accept_rate,
         head_norms=class_norms(model.head),
         head_counts=seen_counts(config, index.class_counts, num_head=num_head)
@@ -203,6 +201,10 @@ def _write_companions(
         ([row[column] for column in per_class.COLUMNS] for row in rows),
     )
     arrays = io.BytesIO()
+    by_rule: dict[str, Any] = {
+        f"predictions_{rule}": predictions.class_ids[:, 0].astype(np.int32)
+        for rule, predictions in found.items()
+    }
     np.savez(
         arrays,
         embeddings=embedded.embeddings,
@@ -210,9 +212,6 @@ def _write_companions(
         rows=np.arange(len(embedded.labels)),
         predictions=best,
         confidences=default.probabilities[:, 0],
-        **{
-            f"predictions_{rule}": predictions.class_ids[:, 0].astype(np.int32)
-            for rule, predictions in found.items()
-        },
+        **by_rule,
     )
     write_atomically(files.embeddings, arrays.getvalue())

@@ -11,24 +11,17 @@ from longtail_tf.errors import UserError
 from longtail_tf.files import Path
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.settings.cli import parse_values
-
-# Settings that were removed, and the value under which each changes nothing.
-RETIRED: dict[str, Any] = {"head_only_steps": 0, "weight_average": 0.0}
+from longtail_tf.settings.retired import without_retired
 
 
 def load_settings(folder: RunFolder) -> ResolvedConfig:
     """The resolved settings of a run.
 
     Raises:
-      UserError: config.json holds settings this version does not know.
+      UserError: config.json holds settings that this version does not know or that were removed.
     """
-    settings = dict(folder.read_json(folder.config).get("settings", {}))
-    for name, nothing in RETIRED.items():
-        if settings.pop(name, nothing) != nothing:
-            raise UserError(
-                f"{folder.config} has --{name}, which this longtail_tf no longer knows: use the "
-                "version named in it."
-            )
+    saved = folder.read_json(folder.config).get("settings", {})
+    settings = without_retired(saved, source=str(folder.config))
     defaults = {field.name: field.default for field in dataclasses.fields(ResolvedConfig)}
     unknown = sorted(set(settings) - set(defaults))
     if unknown:

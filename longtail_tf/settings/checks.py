@@ -40,7 +40,7 @@ def _check_run(config: TrainingFields) -> None:
     if not config.run_dir:
         raise UserError("--run_dir is missing: name a new folder for what this run leaves.")
     _check_length(config)
-    _at_least(1, config, "log_every", "checkpoint_every", "k_top", "prototypes_per_class")
+    _at_least(1, config, "log_every", "checkpoint_every", "k_top")
     _at_least(0, config, "eval_every", "val_per_class", "seed", "split_seed", "threads")
     _at_least(0, config, "warmup_steps", "cache_megabytes")
     if not 0 <= config.max_bad_share <= 1:

@@ -298,15 +298,6 @@ class TrainingFields:
         "gated", "Rule that names the class; all that apply are evaluated.", choices=RULES
     )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
-    prototype_variant: str = setting(
-        "l2",
-        "Class means of unit embeddings (l2), of centred unit embeddings (cl2n), or plain "
-        "Euclidean means.",
-        choices=("l2", "cl2n", "plain"),
-    )
-    prototypes_per_class: int = setting(
-        1, "At most so many prototypes for a class with many images, by k-means.", unit="prototypes"
-    )
     false_accept_rate: float = setting(
         0.05,
         "Share of images of unknown classes that the rejection threshold may let through.",

@@ -184,7 +184,7 @@ def taking_methods(settings_class: type[Settings]) -> type[Settings]:
     def filling(self: Any, **given: Any) -> None:
         plain(self, **filled_in(given))
 
-    settings_class.__init__ = filling  # type: ignore[method-assign, assignment]
+    settings_class.__init__ = filling  # type: ignore[method-assign]
     return settings_class
 
 

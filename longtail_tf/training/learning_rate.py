@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,39 +11,31 @@ import tensorflow as tf
 NOT_DECAYED = ["gamma", "beta", "bias", "scale"]
 
 
-class WarmupSchedule(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from 0 over `warmup_steps`, then half a cosine to 0 at `steps`, or constant.
+def learning_rate_schedule(
+    peak: float, *, steps: int, warmup_steps: int, shape: str
+) -> tf.keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up to `peak`, then half a cosine to 0 at `steps`, or constant.
 
     Counts train steps: each stream's optimizer makes one update a step.
+
+    Args:
+      peak: learning rate after the warm-up.
+      steps: train steps of the whole run.
+      warmup_steps: steps in which the rate rises from peak / warmup_steps to `peak`.
+      shape: "cosine" or "constant".
     """
-
-    def __init__(self, peak: float, *, steps: int, warmup_steps: int, shape: str) -> None:
-        super().__init__()
-        self.peak, self.steps, self.warmup_steps, self.shape = peak, steps, warmup_steps, shape
-
-    def __call__(self, step: Any) -> tf.Tensor:
-        """Learning rate of the update after `step` updates."""
-        step = tf.cast(step, tf.float32)
-        warmup = tf.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
-        if self.shape == "constant":
-            return self.peak * warmup
-        progress = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
-        progress = tf.clip_by_value(progress, 0.0, 1.0)
-        return self.peak * warmup * 0.5 * (1.0 + tf.cos(math.pi * progress))
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments that rebuild the schedule."""
-        return {
-            "peak": self.peak,
-            "steps": self.steps,
-            "warmup_steps": self.warmup_steps,
-            "shape": self.shape,
-        }
+    return tf.keras.optimizers.schedules.CosineDecay(
+        peak / max(warmup_steps, 1),
+        decay_steps=max(steps - warmup_steps, 1),
+        alpha=1.0 if shape == "constant" else 0.0,  # the share of `peak` that is left at the end
+        warmup_target=peak if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
 
 
 def build_optimizer(
     name: str,
-    schedule: WarmupSchedule,
+    schedule: tf.keras.optimizers.schedules.LearningRateSchedule,
     *,
     momentum: float,
     weight_decay: float,

@@ -21,7 +21,7 @@ from longtail_tf.settings.choices import CIFAR_BACKBONES
 from longtail_tf.training import workers
 from longtail_tf.training.callbacks import Checkpointing, TrainingLog, Validation
 from longtail_tf.training.checkpoints import Checkpoints
-from longtail_tf.training.learning_rate import TwoRates, WarmupSchedule, build_optimizer
+from longtail_tf.training.learning_rate import TwoRates, build_optimizer, learning_rate_schedule
 from longtail_tf.training.monitoring import training_sinks, validation_of, validation_sinks
 from longtail_tf.training.start import Start
 
@@ -148,7 +148,7 @@ def _optimizer(config: ResolvedConfig, model: TwoStreamModel) -> Any:
     """The optimizer of one update; two in one where the backbone has a rate of its own."""
 
     def at(peak: float) -> tf.keras.optimizers.Optimizer:
-        schedule = WarmupSchedule(
+        schedule = learning_rate_schedule(
             peak,
             steps=config.steps,
             warmup_steps=config.warmup_steps,

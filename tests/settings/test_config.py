@@ -34,7 +34,6 @@ def test_is_frozen():
         (dict(images_per_class=1), "--images_per_class=1, but a triplet needs a positive"),
         (dict(classes_per_batch=1), "--classes_per_batch=1, but a triplet needs a negative"),
         (dict(steps=0), "--steps=0: expected 1 or more"),
-        (dict(prototypes_per_class=0), "--prototypes_per_class=0: expected 1 or more"),
         (dict(false_accept_rate=0.0), "--false_accept_rate=0.0: expected a share between 0 and 1"),
         (dict(eval_every=-1), "--eval_every=-1: expected 0 or more"),
         (dict(cache_megabytes=-1), "--cache_megabytes=-1: expected 0 or more"),

@@ -12,8 +12,8 @@ import pytest
 from longtail_tf import train
 from longtail_tf.config import Config
 from longtail_tf.errors import UserError
-from longtail_tf.runs.resolve import resolve
 from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.resolve import resolve
 from longtail_tf.runs.trained_run import load_run, load_settings
 from longtail_tf.settings import cli, methods
 from longtail_tf.settings.flags import flagfile_text

@@ -8,7 +8,6 @@ import sys
 import textwrap
 
 import pytest
-import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.training import workers
