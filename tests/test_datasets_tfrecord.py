@@ -24,6 +24,7 @@ from longtail_tf.datasets.shard_indexing import cached_shard_indices
 from longtail_tf.datasets.tf_example import BadExampleError, encode_example, find_features
 from longtail_tf.datasets.tfrecord_file import frame_records, read_records
 from longtail_tf.errors import UserError
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -388,7 +389,7 @@ def test_shards_are_indexed_in_parallel_and_keep_their_order(tmp_path, threads):
 
     def scan(path):
         at_once.append(path)
-        side_by_side.wait(timeout=30)  # hangs where fewer are read at the same time
+        side_by_side.wait(timeout=HANG_S)  # hangs where fewer are read at the same time
         return tfrecord_source.scan_shard(path, keys=keys)
 
     for _ in range(2):  # the second time from what was kept

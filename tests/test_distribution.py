@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -8,7 +7,7 @@ import tensorflow as tf
 
 from longtail_tf import distribution, keras_version
 from longtail_tf.errors import UserError
-from tests import replica_runs, stacks
+from tests import replica_runs, stacks, waiting
 
 # Logical devices must be set before TensorFlow starts, hence processes of their own.
 TWO_DEVICES = """
@@ -141,13 +140,7 @@ print("equal")
 
 @pytest.mark.parametrize("script", [GATHER, NORM, MODEL], ids=["gather", "norm", "model"])
 def test_two_replicas_are_the_global_batch(script):
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES + script],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    result = waiting.run([sys.executable, "-c", TWO_DEVICES + script])
     assert result.stdout.strip().endswith("equal"), result.stderr[-3000:]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import subprocess
 import sys
 
 import numpy as np
@@ -17,6 +16,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.images.augment_names import MIXING_AUGMENTATIONS
 from longtail_tf.input_pipeline import evaluation_batches, plain_errors, training_streams
 from longtail_tf.sampling import PKSampler, RandomSampler
+from tests import waiting
 
 CLASSES, EACH, SIZE = 6, 5, 12
 LABELS = np.repeat(np.arange(CLASSES, dtype=np.int32), EACH)
@@ -250,8 +250,6 @@ raise SystemExit(3)
 @pytest.mark.slow
 def test_one_thread_is_enough_and_an_open_stream_does_not_hold_up_the_exit():
     """Decoding calls TensorFlow from a dataset's thread; neither may wait for the other."""
-    result = subprocess.run(
-        [sys.executable, "-c", LEFT_BEHIND], cwd=__file__.rsplit("/", 1)[0], timeout=120,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    here = __file__.rsplit("/", 1)[0]
+    result = waiting.run([sys.executable, "-c", LEFT_BEHIND], cwd=here)
     assert result.returncode == 3, result.stderr[-2000:]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -18,17 +17,17 @@ import tensorflow as tf
 from longtail_tf import keras_version
 from longtail_tf.errors import UserError
 from longtail_tf.tflite import DeviceClassifier
-from tests import fakes
+from tests import fakes, waiting
 
 OTHER = os.environ.get("LONGTAIL_TF_OTHER_STACK", "")
 
 
 def python(program, *arguments):
     """Runs one task of `other_stack_runs`; both stacks alike, in a process of their own."""
-    result = subprocess.run(
+    result = waiting.run(
         [program, "-m", "tests.other_stack_runs", *map(str, arguments)],
-        capture_output=True, text=True, timeout=900, cwd=pathlib.Path(__file__).parents[1],
-    )  # fmt: skip
+        cwd=pathlib.Path(__file__).parents[1],
+    )
     assert result.returncode == 0, result.stderr[-4000:]
 
 

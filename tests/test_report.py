@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from longtail_tf.reporting.pictures import data_uri
 from longtail_tf.reporting.projection import embedding_map, pca
 from longtail_tf.reporting.run_data import Recognised, read_run
 from longtail_tf.reporting.style import STYLE
-from tests import report_fixtures
+from tests import report_fixtures, waiting
 from tests.report_fixtures import Outline
 
 CHROMIUM = next(
@@ -435,14 +434,14 @@ def test_page_in_a_browser(made, tmp_path, width):
     (tmp_path / "probe.html").write_text(
         "<!DOCTYPE html><meta charset=utf-8>" + PROBE % (width, page), encoding="utf-8"
     )
-    found = subprocess.run(
+    dumped = waiting.run(
         [CHROMIUM, *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}",
          "--window-size=1400,1000", "--dump-dom",
          (tmp_path / "probe.html").as_uri()],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "LC_ALL": "C.UTF-8"},
-        check=True,
-    ).stdout  # fmt: skip
-    probe = re.search(r'<pre id="probe">(.*?)</pre>', found, re.S).group(1)
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    assert dumped.returncode == 0, dumped.stderr
+    probe = re.search(r'<pre id="probe">(.*?)</pre>', dumped.stdout, re.S).group(1)
     seen = json.loads(html.unescape(probe))
     assert seen["width"] == width and seen["scrollWidth"] <= width, seen
     assert seen["outside"] == []
