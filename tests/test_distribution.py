@@ -57,7 +57,7 @@ for name in ("triplet_semihard", "triplet_hard", "supcon", "multi_similarity"):
     found, gradients = step(part(points), part(labels))
     for loss, gradient in zip(local(found), local(gradients)):
         np.testing.assert_allclose(loss, whole, rtol=1e-5)
-        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
 print("equal")
 """
 
@@ -116,10 +116,11 @@ alone = model("global")
 alone.train_step({"head": batch, "whole": batch})
 expected = {metric.name: float(metric.result()) for metric in alone.metrics}
 weights, numbers = trained("global", ("head", "whole"))
+# Sums over 16 images of 16 pixels, in halves: 256 terms * eps; another gradient differs by 1e-3.
 for ours, theirs in zip(weights, alone.trainable_variables):
-    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    np.testing.assert_allclose(ours, theirs, atol=3e-5)
 for name, value in expected.items():
-    np.testing.assert_allclose(numbers[name], value, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(numbers[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 # Mined by replica: the mean of what each half of the batch says on its own.
 start = [v.numpy() for v in model("replica").trainable_variables]
@@ -131,7 +132,7 @@ for half in halves():
 weights, _ = trained("replica", ("whole",))
 by_halves = [(a + b) / 2 for a, b in zip(*each_half)]
 for ours, theirs in zip(weights, by_halves):
-    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    np.testing.assert_allclose(ours, theirs, atol=3e-5)
 other, _ = trained("global", ("whole",))
 assert max(np.abs(a - b).max() for a, b in zip(weights, other)) > 1e-3
 print("equal")

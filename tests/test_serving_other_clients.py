@@ -24,7 +24,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests import export_model, waiting
+from tests import export_model, rounding, waiting
 from tests.serving_models import colour_scores, copy_version, png, saved_once, serving
 
 SCRIPT = r"""
@@ -190,7 +190,7 @@ def test_grpc_js_cannot_tell(grpc_js, exported, tmp_path):
     assert answer["version"] == 3
     scores = expected["scores"].numpy()
     assert answer["scoresShape"] == list(scores.shape)
-    np.testing.assert_allclose(answer["scores"], scores[0], atol=1e-5)
+    np.testing.assert_allclose(answer["scores"], scores[0], atol=rounding.NETWORK)
     labels = [label.decode() for label in expected["labels"].numpy()[0]]
     assert answer["labels"] == labels
     assert answer["classIds"] == expected["class_ids"].numpy()[0].tolist()
@@ -200,7 +200,8 @@ def test_grpc_js_cannot_tell(grpc_js, exported, tmp_path):
     assert answer["floodRows"] == [2, 1] * 32
     assert answer["floodLabels"] == [labels[-1]]
     assert [entry["label"] for entry in answer["classes"]] == labels
-    np.testing.assert_allclose([e["score"] for e in answer["classes"]], scores[0], atol=1e-5)
+    scored = [entry["score"] for entry in answer["classes"]]
+    np.testing.assert_allclose(scored, scores[0], atol=rounding.NETWORK)
     assert answer["typeUrl"] == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
     assert answer["methods"]["serving_default"] == "tensorflow/serving/predict"
     assert answer["methods"]["classify"] == "tensorflow/serving/classify"
