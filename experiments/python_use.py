@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from longtail_tf import cli
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +25,17 @@ def run(config: ExampleConfig) -> float:
     import numpy as np
     import tensorflow as tf
 
-    from longtail_tf import losses, networks
-    from longtail_tf.classifiers import evaluate_rules, fit_recognizer
+    from longtail_tf import losses
     from longtail_tf.datasets import load_index
-    from longtail_tf.embedding_pass import embed_split, refresh_batch_norm
     from longtail_tf.head_set import select_head
-    from longtail_tf.input_pipeline import training_streams
+    from longtail_tf.images.pipeline import training_streams
     from longtail_tf.metrics.tables import format_rules_table
-    from longtail_tf.prototypes import class_prototypes
+    from longtail_tf.models import networks
+    from longtail_tf.models.two_stream_model import TwoStreamModel
+    from longtail_tf.recognition.embedding_pass import embed_split, refresh_batch_norm
+    from longtail_tf.recognition.fit import evaluate_rules, fit_recognizer
+    from longtail_tf.recognition.prototypes import class_prototypes
     from longtail_tf.sampling import PKSampler, RandomSampler
-    from longtail_tf.two_stream_model import TwoStreamModel
 
     # 1. Data: labels and places of images. Class ids fall by count, so the head is 0 .. num_head-1.
     index = load_index(config.data)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from longtail_tf import cli
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +23,8 @@ def run(config: SaveConfig) -> None:
     from PIL import Image
 
     from longtail_tf.datasets import load_index
-    from longtail_tf.run_folder import RunFolder
-    from longtail_tf.trained_run import load_settings
+    from longtail_tf.runs.folder import RunFolder
+    from longtail_tf.runs.trained_run import load_settings
 
     settings = load_settings(RunFolder.open(config.run_dir))
     index = load_index(settings.data, val_per_class=settings.val_per_class)

@@ -13,8 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from longtail_tf import cli
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +49,10 @@ def run(config: TailConfig) -> None:
 
 
 def measure(folder: str, views: int) -> None:
-    from longtail_tf.embedding_pass import embed_split
     from longtail_tf.metrics import balanced_accuracy, shot_accuracy
-    from longtail_tf.prototypes import class_prototypes, fit_prototypes
-    from longtail_tf.trained_run import load_run
+    from longtail_tf.recognition.embedding_pass import embed_split
+    from longtail_tf.recognition.prototypes import class_prototypes, fit_prototypes
+    from longtail_tf.runs.trained_run import load_run
 
     trained = load_run(folder)
     index = trained.load_data()

@@ -11,14 +11,15 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
-from longtail_tf import cli
-from longtail_tf.config import RULES
+import numpy as np
+
 from longtail_tf.errors import UserError
-from longtail_tf.run_folder import RunFolder
-from longtail_tf.settings import setting
+from longtail_tf.runs.folder import RunFolder
+from longtail_tf.settings import cli, setting
+from longtail_tf.settings.choices import RULES
 
 MANY_IMAGES = 50
 
@@ -103,11 +104,9 @@ def _check(config: ClassifyConfig) -> None:
 
 
 def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, Any]]:
-    from longtail_tf import classify_backends as backends
-
     if config.run_dir:
         RunFolder.open(config.run_dir)  # told first, even where no image can be read
-        return backends.run_answers(
+        return run_answers(
             config.run_dir,
             images,
             rule=config.inference_rule,
@@ -116,10 +115,8 @@ def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, 
             test_prior=config.test_prior,
         )
     if config.model:
-        return backends.device_answers(
-            config.model, images, k_top=config.k_top, unknown=config.unknown
-        )
-    return backends.server_answers(config.server, images, k_top=config.k_top)
+        return device_answers(config.model, images, k_top=config.k_top, unknown=config.unknown)
+    return server_answers(config.server, images, k_top=config.k_top)
 
 
 def _read(name: str) -> Optional[bytes]:
@@ -152,3 +149,102 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+BATCH_SIZE = 64
+NOT_AN_IMAGE = "not a whole JPEG, PNG, BMP or GIF image"
+Answers = Iterator[dict[str, Any]]
+
+
+def run_answers(
+    run_dir: str,
+    images: Sequence[bytes],
+    *,
+    rule: str,
+    k_top: int,
+    unknown: bool,
+    test_prior: str = "",
+) -> Answers:
+    """Answers of a run folder, through the same preprocessing as its evaluation.
+
+    Raises:
+      UserError: no such run, a rule that was not fitted, no threshold for `unknown`.
+    """
+    import tensorflow as tf
+
+    from longtail_tf.images.preprocess import preprocess_many
+    from longtail_tf.recognition.priors import read_test_prior
+    from longtail_tf.runs.trained_run import load_run
+
+    run = load_run(run_dir)
+    rule = rule or run.config.inference_rule
+    prior = read_test_prior(test_prior, class_names=run.class_names, class_counts=run.class_counts)
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = images[start : start + BATCH_SIZE]
+        pixels, valid = preprocess_many(
+            tf.constant(list(batch), tf.string),
+            image_size=run.config.image_size,
+            channels=run.channels,
+        )
+        unit, head_logits = run.model.embed_images(pixels)
+        embeddings = unit.numpy()
+        logits = None if head_logits is None else head_logits.numpy()
+        found = run.recognizer.predict(rule, embeddings, logits, k=k_top, test_prior=prior)
+        strange = run.recognizer.is_unknown(embeddings) if unknown else np.zeros(len(batch), bool)
+        for i in range(len(batch)):
+            if not valid[i]:
+                yield {"error": NOT_AN_IMAGE}
+                continue
+            ranked = zip(found.class_ids[i], found.probabilities[i])
+            classes = [_named(run.class_names[c], c, p) for c, p in ranked]
+            yield {"classes": classes, "unknown": bool(strange[i])}
+
+
+def device_answers(model: str, images: Sequence[bytes], *, k_top: int, unknown: bool) -> Answers:
+    """Answers of an exported .tflite file; needs no TensorFlow.
+
+    Raises:
+      UserError: no runtime, not an exported file, no threshold for `unknown`.
+    """
+    from longtail_tf.exporting.device import DeviceClassifier, read_image
+
+    device = DeviceClassifier(model)
+    if unknown and device.unknown_threshold is None:
+        raise UserError(
+            f"--unknown: {model} carries no rejection threshold; export it again with one."
+        )
+    for image in images:
+        try:
+            pixels = read_image(image, device.image_size, device.channels)
+        except UserError:
+            yield {"error": NOT_AN_IMAGE}
+            continue
+        found = device.classify(pixels, k_top + 1)
+        is_unknown = found[0].class_id < 0
+        classes = [_named(c.label, c.class_id, c.probability) for c in found if c.class_id >= 0]
+        yield {"classes": classes[:k_top], "unknown": unknown and is_unknown}
+
+
+def server_answers(address: str, images: Sequence[bytes], *, k_top: int) -> Answers:
+    """Answers of TensorFlow Serving or `longtail_tf.serve` at HOST:PORT/MODEL.
+
+    The export decides how many classes are named and whether unknowns are rejected; at most
+    `k_top` of them are kept.
+
+    Raises:
+      UserError: no answer from there, no such model.
+    """
+    from longtail_tf.serving.client import Client
+
+    with Client.connect(address) as client:
+        for answer in client.classify(images):
+            if answer.error is not None:
+                yield {"error": answer.error}
+                continue
+            ranked = list(zip(answer.labels, answer.class_ids, answer.scores))
+            classes = [_named(*each) for each in ranked if each[1] >= 0]
+            yield {"classes": classes[:k_top], "unknown": any(c < 0 for c in answer.class_ids[:1])}
+
+
+def _named(name: str, class_id: Any, score: Any) -> dict[str, Any]:
+    return {"name": name, "class_id": int(class_id), "score": float(score)}

@@ -11,15 +11,15 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from longtail_tf import __version__, cli
+from longtail_tf import __version__
 from longtail_tf.errors import UserError
+from longtail_tf.files import write_atomically
 from longtail_tf.reporting.compare_page import as_page
 from longtail_tf.reporting.compare_text import as_text
 from longtail_tf.reporting.comparison import Comparison, compare_runs
 from longtail_tf.reporting.projector import write_projector_files
 from longtail_tf.reporting.run_data import read_run
-from longtail_tf.run_folder import write_atomically
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 
 @dataclasses.dataclass(frozen=True)

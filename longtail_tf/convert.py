@@ -19,14 +19,13 @@ import sys
 import time
 from typing import Any
 
-from longtail_tf import cli
-from longtail_tf.conversion.conversion import Shard, ShardWriter, plan_shards
-from longtail_tf.conversion.folder import MANIFEST, claimed_folder
-from longtail_tf.conversion.parallel_shards import write_in_processes
 from longtail_tf.datasets import DatasetIndex, load_index
+from longtail_tf.datasets.conversion.folder import MANIFEST, claimed_folder
+from longtail_tf.datasets.conversion.parallel_shards import write_in_processes
+from longtail_tf.datasets.conversion.plan import Shard, ShardWriter, plan_shards
 from longtail_tf.errors import UserError
-from longtail_tf.run_folder import write_json
-from longtail_tf.settings import setting
+from longtail_tf.files import write_json
+from longtail_tf.settings import cli, setting
 
 _FORMAT = 1
 

@@ -16,12 +16,11 @@ import os
 import pathlib
 from typing import Any
 
-from longtail_tf import cli
-from longtail_tf.conversion.folder import MANIFEST, claimed_folder
 from longtail_tf.convert import ConvertConfig, conversion_manifest, prepare, shard_writer
+from longtail_tf.datasets.conversion.folder import MANIFEST, claimed_folder
 from longtail_tf.errors import UserError
-from longtail_tf.run_folder import write_json
-from longtail_tf.settings import setting
+from longtail_tf.files import write_json
+from longtail_tf.settings import cli, setting
 
 
 @dataclasses.dataclass(frozen=True)

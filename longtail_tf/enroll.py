@@ -15,9 +15,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from longtail_tf import cli
 from longtail_tf.errors import UserError
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 CHANGES = ("add", "replace", "remove", "rename")
 
@@ -57,8 +56,9 @@ def run(config: EnrollConfig) -> EnrollResult:
     """
     change, name = _the_change(config)
     from longtail_tf import export
-    from longtail_tf.enrolling import enroll_run, enrollment
-    from longtail_tf.trained_run import load_run
+    from longtail_tf.recognition import enrollment
+    from longtail_tf.runs import enrolled
+    from longtail_tf.runs.trained_run import load_run
 
     trained = load_run(config.run_dir)
     names = list(trained.class_names)
@@ -67,7 +67,7 @@ def run(config: EnrollConfig) -> EnrollResult:
     record: dict[str, Any] = {"change": change, "class": name}
     new_ids = enrollment.moved_ids(len(names), class_id if change == "remove" else -1)
     if change in ("add", "replace"):
-        embeddings, digests = enroll_run.embed_files(trained, config.images)
+        embeddings, digests = enrolled.embed_files(trained, config.images)
         record["image_sha256"] = digests
         skip = class_id if change == "replace" else -1
         _check_new(enrollment.resemblance(recognizer, embeddings, skip=skip), names, config)
@@ -85,11 +85,11 @@ def run(config: EnrollConfig) -> EnrollResult:
         kept = next(r for r in ("lda", "gated", "ncm") if r in recognizer.available_rules())
         print(f"rule {rule} does not hold for changed classes; the enrolled run uses {kept}.")
         rule = kept
-    record["validation"] = enroll_run.cost(trained, recognizer, rule, new_ids=new_ids)
-    saved = enroll_run.save_enrolled(
+    record["validation"] = enrolled.cost(trained, recognizer, rule, new_ids=new_ids)
+    saved = enrolled.save_enrolled(
         trained,
         recognizer,
-        out=pathlib.Path(config.out_dir) if config.out_dir else enroll_run.next_folder(trained),
+        out=pathlib.Path(config.out_dir) if config.out_dir else enrolled.next_folder(trained),
         class_names=names,
         new_ids=new_ids,
         rule=rule,

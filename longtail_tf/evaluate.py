@@ -9,9 +9,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from longtail_tf import cli
 from longtail_tf.errors import UserError
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +33,10 @@ class EvaluateConfig:
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
     """Embeds the test set, applies every rule, writes evaluation.json and per_class.csv."""
-    from longtail_tf import evaluation, records
-    from longtail_tf.enrolling.enroll_run import load_data
     from longtail_tf.recognition.priors import read_test_prior
-    from longtail_tf.trained_run import load_run
+    from longtail_tf.runs import evaluation, records
+    from longtail_tf.runs.enrolled import load_data
+    from longtail_tf.runs.trained_run import load_run
 
     if (config.data or config.test_prior) and not config.out:
         changed = f"--data={config.data}" if config.data else f"--test_prior={config.test_prior}"

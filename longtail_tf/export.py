@@ -13,9 +13,8 @@ import dataclasses
 import pathlib
 from typing import Any, Optional
 
-from longtail_tf import cli
 from longtail_tf.errors import UserError
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 TFLITE_VARIANTS = ("float32", "float16", "dynamic", "int8")
 RESERVED_NAMES = ("serving", "tflite")
@@ -81,14 +80,14 @@ def run(config: ExportConfig) -> ExportResult:
             f"--model_name={config.model_name} is the name of a folder beside the model: choose "
             "another."
         )
-    from longtail_tf.enrolling.enroll_run import load_data
     from longtail_tf.exporting import publish, saved_model, serving_module
-    from longtail_tf.exporting.device_report import write_device_files
+    from longtail_tf.exporting.parity import image_files, spread_rows
     from longtail_tf.exporting.rule_head import check_rule
-    from longtail_tf.exporting.sample_images import image_files, spread_rows
     from longtail_tf.exporting.server_files import write_server_files
-    from longtail_tf.run_folder import provenance
-    from longtail_tf.trained_run import load_run
+    from longtail_tf.exporting.tflite_files import write_device_files
+    from longtail_tf.runs.enrolled import load_data
+    from longtail_tf.runs.folder import provenance
+    from longtail_tf.runs.trained_run import load_run
 
     trained = load_run(config.run_dir)
     index = load_data(trained, config.data)

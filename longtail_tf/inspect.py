@@ -19,19 +19,18 @@ import pathlib
 import sys
 from typing import Any, Optional
 
-from longtail_tf import cli
-from longtail_tf.config import Config
-from longtail_tf.data_settings import resolve_for
 from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.datasets.wording import plural
 from longtail_tf.errors import UserError
+from longtail_tf.files import write_atomically
 from longtail_tf.head_set import select_head
-from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.inspection.count_curve import count_curve_png
 from longtail_tf.inspection.tail_report import tail_facts
 from longtail_tf.inspection.tail_text import tail_text
-from longtail_tf.run_folder import provenance, write_atomically
-from longtail_tf.settings import setting
+from longtail_tf.runs.data import usual_augment, usual_image_size, usual_whole_batch
+from longtail_tf.runs.folder import provenance
+from longtail_tf.settings import cli, setting
+from longtail_tf.settings.choices import AUGMENTATIONS, MIXING_AUGMENTATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,30 +169,22 @@ def _show_progress(done: int, total: int) -> None:
 def _show_batch(config: InspectConfig, index: DatasetIndex, num_head: int) -> None:
     from longtail_tf.inspection.batch_preview import write_batch_preview
 
-    settings = resolve_for(
-        Config(
-            data=config.data,
-            run_dir="unused",
-            head_ratio=config.head_ratio,
-            image_size=config.image_size or None,
-            head_batch_size=config.head_batch_size,
-            classes_per_batch=config.classes_per_batch,
-            images_per_class=config.images_per_class,
-            head_augment=config.head_augment,
-            whole_augment=config.whole_augment,
-        ),
-        index,
+    classes_per_batch, images_per_class = usual_whole_batch(
+        config.classes_per_batch,
+        config.images_per_class,
+        num_classes=index.num_classes,
+        quartile_count=index.quartile_count,
     )
     write_batch_preview(
         index,
         config.show_batch,
         num_head=num_head,
-        image_size=settings.image_size or 0,
+        image_size=usual_image_size(config.image_size, index.image_shape),
         head_batch_size=config.head_batch_size,
-        classes_per_batch=settings.classes_per_batch or 0,
-        images_per_class=config.images_per_class,
-        head_augment=settings.head_augment,
-        whole_augment=settings.whole_augment,
+        classes_per_batch=classes_per_batch,
+        images_per_class=images_per_class,
+        head_augment=usual_augment(config.head_augment, index.flip_is_valid),
+        whole_augment=usual_augment(config.whole_augment, index.flip_is_valid),
     )
 
 

@@ -14,11 +14,15 @@ from typing import Any
 
 from absl import logging
 
-from longtail_tf import __version__, cli
+from longtail_tf import __version__
 from longtail_tf.errors import UserError
-from longtail_tf.reporting.confidence import calibration_section
+from longtail_tf.files import write_atomically
 from longtail_tf.reporting.counts import count_curve
-from longtail_tf.reporting.further_measures import retrieval_section, unknowns_section
+from longtail_tf.reporting.further_measures import (
+    calibration_section,
+    retrieval_section,
+    unknowns_section,
+)
 from longtail_tf.reporting.map_section import embedding_section
 from longtail_tf.reporting.mistakes import confused_pairs, worst_classes
 from longtail_tf.reporting.page import page
@@ -29,8 +33,7 @@ from longtail_tf.reporting.reproduce import reproduce_section
 from longtail_tf.reporting.run_data import RunData, read_run
 from longtail_tf.reporting.summary import summary
 from longtail_tf.reporting.training import training_section
-from longtail_tf.run_folder import write_atomically
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 
 @dataclasses.dataclass(frozen=True)

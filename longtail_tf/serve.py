@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 from absl import logging
 
-from longtail_tf import cli
 from longtail_tf.errors import UserError
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 if TYPE_CHECKING:
     from longtail_tf.serving.batching_parameters import BatchingParameters
@@ -79,9 +78,8 @@ def start(config: ServeConfig) -> Server:
     """
     _need_serving_extra()
     models, batching = _models(config), _batching(config)  # before seconds of imports
-    from longtail_tf.serving.config_follower import ConfigFollower
     from longtail_tf.serving.model_store import ModelStore
-    from longtail_tf.serving.server import Server
+    from longtail_tf.serving.server import ConfigFollower, Server
     from longtail_tf.serving.status import ServingError
 
     store = ModelStore(

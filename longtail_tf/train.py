@@ -13,8 +13,8 @@ from typing import Any, Optional
 
 from absl import logging
 
-from longtail_tf import cli
 from longtail_tf.config import Config
+from longtail_tf.settings import cli
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,32 +36,27 @@ def run(config: Config) -> RunResult:
       UserError: settings, data or run folder that cannot work; a training that diverged.
     """
     # Imported here so that `--help` and a mistyped flag answer without waiting for TensorFlow.
-    from longtail_tf import (
-        distribution,
-        evaluation,
-        quiet_xla,
-        records,
-        report,
-        trained_run,
-        training,
-        workers,
-    )
-    from longtail_tf.checkpoints import Checkpoints
-    from longtail_tf.data_settings import index_of, resolve_for
-    from longtail_tf.embedding_pass import refresh_batch_norm
-    from longtail_tf.run_folder import RunFolder
-    from longtail_tf.streams import head_size
+    from longtail_tf import report
+    from longtail_tf.compat import quiet
+    from longtail_tf.models import replicas
+    from longtail_tf.recognition.embedding_pass import refresh_batch_norm
+    from longtail_tf.runs import evaluation, records, trained_run
+    from longtail_tf.runs.data import index_of, resolve_for
+    from longtail_tf.runs.folder import RunFolder
+    from longtail_tf.runs.streams import head_size
+    from longtail_tf.training import loop, workers
+    from longtail_tf.training.checkpoints import Checkpoints
 
-    training.prepare_tensorflow(threads=config.threads)
-    strategy = distribution.strategy_of(config.replicas)
-    quiet_xla.compile_first_quietly()
+    loop.prepare_tensorflow(threads=config.threads)
+    strategy = replicas.strategy_of(config.replicas)
+    quiet.quiet_first_compilation()
     with workers.failing_together(strategy):
         index = index_of(config)
         config = resolve_for(config, index)
         num_head = head_size(config, index.class_counts)
     with workers.claimed_folder(strategy, config.run_dir, resume=config.resume) as folder:
         with workers.failing_together(strategy):
-            model = training.compiled_model(config, index, num_head=num_head, strategy=strategy)
+            model = loop.compiled_model(config, index, num_head=num_head, strategy=strategy)
             if workers.is_chief(strategy):
                 records.begin(folder, config, index, num_head=num_head)
             checkpoints = Checkpoints(model, folder.checkpoints)
@@ -71,7 +66,7 @@ def run(config: Config) -> RunResult:
         workers.check_same(strategy, {**same, "checkpoints": start_step})
         folder.trim_metrics(start_step)
 
-        interrupted_at = training.fit(
+        interrupted_at = loop.fit(
             model,
             config,
             index,
@@ -96,7 +91,7 @@ def run(config: Config) -> RunResult:
         batch_norm = refresh_batch_norm(
             model,
             index.train,
-            image_size=config.image_size or 0,
+            image_size=config.image_size,
             channels=index.channels,
             seed=config.seed,
             max_bad_share=config.max_bad_share,

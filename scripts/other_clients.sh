@@ -2,7 +2,7 @@
 # other_clients.sh DIR: an environment with clients that we did not write, for the serving tests.
 #
 #   scripts/other_clients.sh /tmp/others
-#   LONGTAIL_TF_OTHER_CLIENTS=/tmp/others pytest tests/test_serving_other_clients.py
+#   LONGTAIL_TF_OTHER_CLIENTS=/tmp/others pytest tests/serving/test_other_clients.py
 #
 # DIR becomes a virtual environment with ovmsclient and grpcurl (the protobuf they need is not
 # TensorFlow 2.15's) and, where npm is there, gets node_modules with grpc-js. What cannot be

@@ -68,7 +68,7 @@ def addons():
     """The losses of tensorflow-addons; the test is skipped where it has no release (Keras 3)."""
     if not stacks.HAS_ADDONS:
         pytest.skip(stacks.NO_ADDONS)
-    from longtail_tf import quiet_imports
+    from longtail_tf.compat import quiet_imports
 
     return quiet_imports.tensorflow_addons().losses
 

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from longtail_tf.classifiers import Recognizer
 from longtail_tf.exporting import tflite_convert, tflite_files
-from longtail_tf.two_stream_model import TwoStreamModel
+from longtail_tf.models.two_stream_model import TwoStreamModel
+from longtail_tf.recognition.fit import Recognizer
 
 SIZE, CHANNELS, CLASSES, HEAD = 16, 3, 10, 4
 NAMES = ["zero", "one", "two, with comma", "drei", "vier", "fünf", "six", " seven", "acht 8", "九"]

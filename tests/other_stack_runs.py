@@ -1,7 +1,7 @@
 """What the cross-stack test does on each stack, the other one in a process of its own.
 
-    python -m tests.other_stack_runs train SPEC RUN
-    python -m tests.other_stack_runs use RUN OUT IMAGE...
+python -m tests.other_stack_runs train SPEC RUN
+python -m tests.other_stack_runs use RUN OUT IMAGE...
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def use(run: pathlib.Path, out: pathlib.Path, images: list[str]) -> None:
     """Evaluates, exports and classifies with `run`; what came of it goes to OUT/found.npz."""
     from longtail_tf import classify, evaluate, export
     from longtail_tf.classify import ClassifyConfig
-    from longtail_tf.embedding_pass import embed_split
     from longtail_tf.evaluate import EvaluateConfig
     from longtail_tf.export import ExportConfig
-    from longtail_tf.prototypes import class_prototypes
-    from longtail_tf.trained_run import load_run
+    from longtail_tf.recognition.embedding_pass import embed_split
+    from longtail_tf.recognition.prototypes import class_prototypes
+    from longtail_tf.runs.trained_run import load_run
 
     trained = load_run(str(run))
     index = trained.load_data()

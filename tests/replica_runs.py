@@ -68,7 +68,7 @@ def tf_configs() -> list:
 
 def assert_same_training(ours: pathlib.Path, theirs: pathlib.Path) -> None:
     """The weights are equal to a thousandth of what training changed, the records to rounding."""
-    from longtail_tf.trained_run import build_model, load_run
+    from longtail_tf.runs.trained_run import build_model, load_run
 
     mine, other = load_run(str(ours)), load_run(str(theirs))
     fresh = build_model(
@@ -95,7 +95,7 @@ def records(run_dir: pathlib.Path) -> list:
 
 
 def _stop_at(step: int) -> None:
-    from longtail_tf.callbacks import TrainingLog
+    from longtail_tf.training.callbacks import TrainingLog
 
     after_step = TrainingLog.after_step
 
@@ -111,8 +111,8 @@ def _main(runs: list) -> None:
     import tensorflow as tf
 
     from longtail_tf import train
-    from longtail_tf.callbacks import TrainingLog
     from longtail_tf.config import Config
+    from longtail_tf.training.callbacks import TrainingLog
 
     if any(run.get("replicas") == "devices" for run in runs):
         cpu = tf.config.list_physical_devices("CPU")[0]

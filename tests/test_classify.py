@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from longtail_tf import classify, cli
+from longtail_tf import classify
 from longtail_tf.classify import ClassifyConfig
 from longtail_tf.errors import UserError
+from longtail_tf.settings import cli
 
 
 @pytest.mark.parametrize(

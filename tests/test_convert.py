@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longtail_tf.conversion import conversion
-from longtail_tf.conversion import folder as conversion_folder
 from longtail_tf.convert import ConvertConfig, run
-from longtail_tf.datasets import load_index, tfrecord_source
-from longtail_tf.datasets.tfrecord_file import read_records
+from longtail_tf.datasets import load_index
+from longtail_tf.datasets.conversion import folder as conversion_folder
+from longtail_tf.datasets.conversion import plan
+from longtail_tf.datasets.shards.tfrecord_file import read_records
+from longtail_tf.datasets.sources import tfrecord
 from longtail_tf.errors import UserError
 from tests import waiting
 
@@ -63,7 +64,7 @@ def test_shards_hold_the_same_splits(folder, tmp_path):
     assert shards.notes == ()
     assert sorted(result.shards) == sorted(shard_bytes(tmp_path / "out"))
     assert len(result.shards) > 4
-    manifest = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert manifest["complete"] is True and manifest["source_digest"] == source.digest
 
 
@@ -94,7 +95,7 @@ def test_index_is_written_beside_and_right(folder, tmp_path, monkeypatch):
     spec = f"tfrecord:{tmp_path}/out"
     digest = load_index(spec).digest
     with monkeypatch.context() as patch:
-        patch.setattr(tfrecord_source, "_rows", None)  # reading a shard again would fail
+        patch.setattr(tfrecord, "_rows", None)  # reading a shard again would fail
         assert load_index(spec).digest == digest
     for path in (tmp_path / "out").glob(".*.index.npz"):
         path.unlink()
@@ -131,7 +132,7 @@ def test_arrays_become_png(tmp_path):
 def test_goes_on_after_a_fault(folder, tmp_path, monkeypatch):
     run(config(folder, tmp_path / "whole"))
     written = []
-    write = conversion.ShardWriter.write
+    write = plan.ShardWriter.write
 
     def fail_at_the_third(self, shard, count):
         if len(written) == 2:
@@ -139,12 +140,12 @@ def test_goes_on_after_a_fault(folder, tmp_path, monkeypatch):
         written.append(shard.name)
         write(self, shard, count)
 
-    monkeypatch.setattr(conversion.ShardWriter, "write", fail_at_the_third)
+    monkeypatch.setattr(plan.ShardWriter, "write", fail_at_the_third)
     with pytest.raises(OSError, match="No space left"):
         run(config(folder, tmp_path / "out"))
     monkeypatch.undo()
     assert sorted(shard_bytes(tmp_path / "out")) == sorted(written)
-    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["complete"] is False
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["complete"] is False
     (note,) = load_index(f"tfrecord:{tmp_path}/out").notes[:1]
     assert note.startswith("Only 2 of ") and "train shards are there" in note
     (tmp_path / "out" / ".train-00009-of-00010.tfrecord.partial").write_text("half")
@@ -183,8 +184,8 @@ def test_other_conversions_are_not_mixed(folder, tmp_path):
     ):
         with pytest.raises(UserError, match=rf"another conversion \(its .*{differs}.* differ\)"):
             run(config(folder, tmp_path / "out", **settings))
-    (tmp_path / "out" / "conversion.json").write_text("{")
-    with pytest.raises(UserError, match="conversion.json cannot be read"):
+    (tmp_path / "out" / "plan.json").write_text("{")
+    with pytest.raises(UserError, match="plan.json cannot be read"):
         run(config(folder, tmp_path / "out"))
 
 
@@ -233,7 +234,7 @@ def test_worker_that_dies_is_told(folder, tmp_path, monkeypatch):
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(conversion.ShardWriter, "write", die)
+    monkeypatch.setattr(plan.ShardWriter, "write", die)
     with pytest.raises(UserError, match="a worker was ended from outside .exit code -9."):
         run(config(folder, tmp_path / "out", workers=2))
 
@@ -242,7 +243,7 @@ def test_defect_in_a_worker_comes_with_its_traceback(folder, tmp_path, monkeypat
     def fail(self, shard, count):
         raise KeyError("a defect of ours")
 
-    monkeypatch.setattr(conversion.ShardWriter, "write", fail)
+    monkeypatch.setattr(plan.ShardWriter, "write", fail)
     with pytest.raises(RuntimeError, match="Traceback.*\n(.*\n)*.*a defect of ours"):
         run(config(folder, tmp_path / "out", workers=2))
 

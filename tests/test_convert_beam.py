@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from longtail_tf import convert, convert_beam
-from longtail_tf.conversion.conversion import ShardWriter
 from longtail_tf.convert import ConvertConfig
 from longtail_tf.convert_beam import BeamConvertConfig, write_shard
 from longtail_tf.datasets import load_index
+from longtail_tf.datasets.conversion.plan import ShardWriter
 from longtail_tf.errors import UserError
 
 

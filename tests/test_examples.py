@@ -35,9 +35,9 @@ def test_python_use_runs_and_learns(capsys):
 
 
 def test_every_flagfile_parses():
-    from longtail_tf import cli
     from longtail_tf.config import Config
-    from longtail_tf.methods import METHODS
+    from longtail_tf.settings import cli
+    from longtail_tf.settings.methods import METHODS
 
     files = sorted(EXPERIMENTS.glob("*.flags"))
     assert files
@@ -172,9 +172,9 @@ def test_scoreboard_runs_what_is_missing_once(tmp_path, board, monkeypatch):
 
 
 def test_scoreboard_refuses_a_run_of_another_recipe(tmp_path, board):
-    from longtail_tf import cli
     from longtail_tf.config import Config
     from longtail_tf.errors import UserError
+    from longtail_tf.settings import cli
 
     settings = cli.parse(Config, ["--data=digits_lt", "--run_dir=x", "--method=triplet"])
     saved = dataclasses.replace(settings, run_dir="y", inference_rule="lda", head_ratio=0.3)

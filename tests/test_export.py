@@ -14,11 +14,11 @@ import tensorflow as tf
 from longtail_tf import classify, enroll, export, train
 from longtail_tf.config import Config
 from longtail_tf.enroll import EnrollConfig
-from longtail_tf.enrolling.enroll_run import load_data
 from longtail_tf.errors import UserError
 from longtail_tf.export import ExportConfig
-from longtail_tf.tflite import DeviceClassifier
-from longtail_tf.trained_run import load_run
+from longtail_tf.exporting.device import DeviceClassifier
+from longtail_tf.runs.enrolled import load_data
+from longtail_tf.runs.trained_run import load_run
 from tests import fakes, rounding
 
 QUICK = {"batch_sizes": "1,2", "gate_images": 8, "parity_images": 40}

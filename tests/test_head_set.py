@@ -133,18 +133,26 @@ def test_refusals_name_the_cut_and_what_works(rule, match):
 
 
 def test_refusal_when_the_largest_classes_tie():
-    with pytest.raises(UserError, match="num_classes=2 leaves no head class: the 3 largest classes "
-                       r"tie at 7 images and a tie stays out .* num_classes=3 \(3 head classes\)"):
+    with pytest.raises(
+        UserError,
+        match="num_classes=2 leaves no head class: the 3 largest classes "
+        r"tie at 7 images and a tie stays out .* num_classes=3 \(3 head classes\)",
+    ):
         select_head([7, 7, 7, 1], num_classes=2)
-    with pytest.raises(UserError, match=r"num_classes=4 takes every .* num_classes=3 \(1 head "
-                       r"class, as those with 2 images tie at the cut\)"):
+    with pytest.raises(
+        UserError,
+        match=r"num_classes=4 takes every .* num_classes=3 \(1 head "
+        r"class, as those with 2 images tie at the cut\)",
+    ):
         select_head([7, 2, 2, 2], num_classes=4)
 
 
 def test_refusal_when_all_classes_are_alike():
     for rule in ({"min_count": 2}, {"min_count": 5}, {"ratio": 0.5}, {"num_classes": 2}):
-        with pytest.raises(UserError, match="cannot cut a head: all 4 classes have 3 images, so no "
-                           "setting of any rule"):
+        with pytest.raises(
+            UserError,
+            match="cannot cut a head: all 4 classes have 3 images, so no " "setting of any rule",
+        ):
             select_head([3, 3, 3, 3], **rule)
     with pytest.raises(UserError, match="the only class has 1 image, so"):
         select_head([1], num_classes=1)

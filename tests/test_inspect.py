@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from longtail_tf import cli, inspect
+from longtail_tf import inspect
 from longtail_tf.errors import UserError
+from longtail_tf.settings import cli
 
 
 @pytest.fixture

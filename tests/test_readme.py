@@ -9,7 +9,7 @@ import shlex
 
 import pytest
 
-from longtail_tf import cli
+from longtail_tf.settings import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)

@@ -14,16 +14,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "longtail_tf").rglob("*.py"))
 NUMPY_ONLY = (
     "longtail_tf.config",
-    "longtail_tf.flags",
-    "longtail_tf.cli",
-    "longtail_tf.run_folder",
+    "longtail_tf.settings.flags",
+    "longtail_tf.settings.cli",
+    "longtail_tf.runs.folder",
     "longtail_tf.head_set",
     "longtail_tf.sampling",
     "longtail_tf.datasets",
     "longtail_tf.metrics",
-    "longtail_tf.prototypes",
-    "longtail_tf.classifiers",
-    "longtail_tf.losses.names",
+    "longtail_tf.recognition.prototypes",
+    "longtail_tf.recognition.fit",
+    "longtail_tf.losses.checks",
 )
 
 

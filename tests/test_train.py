@@ -9,11 +9,12 @@ import signal
 import numpy as np
 import pytest
 
-from longtail_tf import classify, cli, evaluate, report, train
+from longtail_tf import classify, evaluate, report, train
 from longtail_tf.config import Config
 from longtail_tf.errors import UserError
-from longtail_tf.run_folder import RunFolder
-from longtail_tf.trained_run import load_run
+from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.trained_run import load_run
+from longtail_tf.settings import cli
 from tests import fakes
 
 TINY = dict(

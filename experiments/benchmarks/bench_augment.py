@@ -22,9 +22,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import tensorflow as tf
 
+from longtail_tf.compat.quiet_imports import keras_cv
 from longtail_tf.images.augment import HEAD_STREAM, augment
 from longtail_tf.images.random_augment import random_augment
-from longtail_tf.quiet_imports import keras_cv
 
 BATCH = 128
 

@@ -58,7 +58,7 @@ def step_of(name: str, classes: int):
     import tensorflow as tf
 
     from longtail_tf import losses
-    from longtail_tf.learning_rate import WarmupSchedule, build_optimizer
+    from longtail_tf.training.learning_rate import WarmupSchedule, build_optimizer
 
     width = classes // HEAD_SHARE if name.startswith("head") else classes
     points = tf.random.stateless_normal([BATCH, DIM], [0, 1])

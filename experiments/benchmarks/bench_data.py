@@ -21,8 +21,8 @@ from PIL import Image
 
 from longtail_tf.convert import ConvertConfig, run
 from longtail_tf.datasets import Split, load_index
-from longtail_tf.datasets.crc32c import crc32c
-from longtail_tf.datasets.shard_index import index_paths
+from longtail_tf.datasets.shards.shard_index import index_paths
+from longtail_tf.datasets.shards.tfrecord_file import crc32c
 from longtail_tf.inspection.dataset_check import check_dataset
 
 BATCH = 128
@@ -40,7 +40,7 @@ def write_jpegs(folder: pathlib.Path, images: int) -> None:
 def write_arrayrecord(source: Split, path: pathlib.Path) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    from longtail_tf.datasets.tf_example import encode_example
+    from longtail_tf.datasets.shards.tf_example import encode_example
 
     writer = ArrayRecordWriter(str(path), "group_size:1")
     for begin in range(0, len(source), BATCH):

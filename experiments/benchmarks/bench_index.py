@@ -24,14 +24,14 @@ import numpy as np
 
 def write_shards(folder: pathlib.Path, *, classes: int, images: int, shards: int) -> None:
     """Sparse shards with index files: every class once, the rest Zipf-distributed."""
-    from longtail_tf.datasets.shard_index import (
+    from longtail_tf.datasets.shards.shard_index import (
         ShardIndex,
         hash_texts,
         index_paths,
         save_shard_index,
     )
+    from longtail_tf.datasets.sources.tfrecord import KEY_OPTIONS
     from longtail_tf.datasets.string_table import StringTable
-    from longtail_tf.datasets.tfrecord_source import KEY_OPTIONS
 
     rng = np.random.default_rng(0)
     weights = 1 / np.arange(1, classes + 1)

@@ -35,9 +35,9 @@ from PIL import Image
 
 from longtail_tf.datasets import load_index
 from longtail_tf.datasets.split import Split
-from longtail_tf.images.augment_names import AUGMENTATIONS
-from longtail_tf.input_pipeline import training_streams
+from longtail_tf.images.pipeline import training_streams
 from longtail_tf.sampling import PKSampler
+from longtail_tf.settings.choices import AUGMENTATIONS
 
 P, K = 32, 4
 CLASSES, EACH = 64, 8

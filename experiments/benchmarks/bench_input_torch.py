@@ -105,7 +105,7 @@ def run_ours(root: str, size: int, batches: int, kept: bool) -> None:
     import tensorflow as tf
 
     from longtail_tf.datasets import load_index
-    from longtail_tf.input_pipeline import training_streams
+    from longtail_tf.images.pipeline import training_streams
     from longtail_tf.sampling import PKSampler
 
     tf.config.threading.set_intra_op_parallelism_threads(1)

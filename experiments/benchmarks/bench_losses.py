@@ -51,7 +51,8 @@ def steps(size: int, images_per_class: int, tfa_most: int, alone: bool = False) 
     """
     import tensorflow as tf
 
-    from longtail_tf import losses, quiet_imports
+    from longtail_tf import losses
+    from longtail_tf.compat import quiet_imports
 
     labels, points = (tf.constant(array) for array in batch(size, images_per_class))
 

@@ -216,7 +216,7 @@ def measure(base: str, image: bytes, rounds: int, calls: int, server_flags: list
 
 def fuzz(base: str, count: int) -> None:
     """Malformed requests of every kind; the server must answer each and serve on."""
-    from tests.test_serving_faults import CLIENT_FAULTS, mutated_request
+    from tests.serving.test_faults import CLIENT_FAULTS, mutated_request
 
     server = ServerProcess(base)
     rng = np.random.default_rng(0)
@@ -250,7 +250,7 @@ def soak(base: str, image: bytes, seconds: float, pause_s: float, swap_every_s: 
     """Mixed load, with or without swaps of versions; memory is printed as it goes."""
     import shutil
 
-    from tests.test_serving_faults import mutated_request
+    from tests.serving.test_faults import mutated_request
 
     folder = tempfile.mkdtemp()
     newest = max(name for name in os.listdir(base) if name.isdigit())

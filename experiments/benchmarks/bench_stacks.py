@@ -27,19 +27,20 @@ def worker(steps: int) -> None:
     sys.path.insert(0, str(ROOT))
     import tensorflow as tf
 
-    from longtail_tf import cli, training
     from longtail_tf.config import Config
-    from longtail_tf.data_settings import index_of, resolve_for
-    from longtail_tf.streams import build_streams, head_sampler, head_size, whole_sampler
+    from longtail_tf.runs.data import index_of, resolve_for
+    from longtail_tf.runs.streams import build_streams, head_sampler, head_size, whole_sampler
+    from longtail_tf.settings import cli
+    from longtail_tf.training import loop
 
-    training.prepare_tensorflow(threads=1)
+    loop.prepare_tensorflow(threads=1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     flagfile = ROOT / "experiments" / "digits_lt.flags"
     config = cli.parse(Config, [f"--flagfile={flagfile}", "--run_dir=unused"])
     index = index_of(config)
     config = resolve_for(config, index)
     num_head = head_size(config, index.class_counts)
-    model = training.compiled_model(
+    model = loop.compiled_model(
         config, index, num_head=num_head, strategy=tf.distribute.get_strategy()
     )
     batches = build_streams(

@@ -62,7 +62,7 @@ def batches():
 
 
 def optimizer():
-    from longtail_tf.learning_rate import WarmupSchedule, build_optimizer
+    from longtail_tf.training.learning_rate import WarmupSchedule, build_optimizer
 
     schedule = WarmupSchedule(0.01, steps=10**6, warmup_steps=10, shape="cosine")
     return build_optimizer("sgd", schedule, momentum=0.9, weight_decay=5e-4)
@@ -71,8 +71,8 @@ def optimizer():
 def two_streams(precision):
     import tensorflow as tf
 
-    from longtail_tf import networks
-    from longtail_tf.two_stream_model import TwoStreamModel
+    from longtail_tf.models import networks
+    from longtail_tf.models.two_stream_model import TwoStreamModel
 
     tf.keras.utils.set_random_seed(0)
     embedder = networks.build_embedder(

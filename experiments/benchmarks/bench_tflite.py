@@ -25,11 +25,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from longtail_tf import networks  # noqa: E402
-from longtail_tf.classifiers import Recognizer  # noqa: E402
 from longtail_tf.exporting import tflite_convert  # noqa: E402
 from longtail_tf.exporting.rule_head import RuleHead  # noqa: E402
-from longtail_tf.two_stream_model import TwoStreamModel  # noqa: E402
+from longtail_tf.models import networks
+from longtail_tf.models.two_stream_model import TwoStreamModel
+from longtail_tf.recognition.fit import Recognizer
 
 
 def device_module(flags: argparse.Namespace) -> tflite_convert.DeviceModule:

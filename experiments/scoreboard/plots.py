@@ -6,7 +6,7 @@ import io
 import pathlib
 from typing import NamedTuple
 
-from longtail_tf.run_folder import write_atomically
+from longtail_tf.files import write_atomically
 
 _OWN, _OTHER = "#1f4e79", "#b9c4d0"
 

@@ -12,9 +12,8 @@ import dataclasses
 import json
 import pathlib
 
-from longtail_tf import cli
 from longtail_tf.errors import UserError
-from longtail_tf.settings import setting
+from longtail_tf.settings import cli, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +51,9 @@ def missing(rules: dict) -> list[str]:
 
 def refit(folder: pathlib.Path) -> None:
     """Fits and evaluates one run by every rule."""
-    from longtail_tf import evaluation, report
-    from longtail_tf.trained_run import load_run, save_run
+    from longtail_tf import report
+    from longtail_tf.runs import evaluation
+    from longtail_tf.runs.trained_run import load_run, save_run
 
     trained = load_run(str(folder))
     index = trained.load_data()

@@ -24,13 +24,13 @@ import sys
 
 import table
 
-from longtail_tf import cli, methods
 from longtail_tf.config import Config
-from longtail_tf.data_settings import index_of, resolve_for
 from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
-from longtail_tf.run_folder import RunFolder, write_atomically
-from longtail_tf.settings import setting
+from longtail_tf.files import write_atomically
+from longtail_tf.runs.data import index_of, resolve_for
+from longtail_tf.runs.folder import RunFolder
+from longtail_tf.settings import cli, methods, setting
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Images seen by every method, repeats included.
@@ -215,8 +215,8 @@ def check_is_of(folder: pathlib.Path, settings: Config) -> None:
     Raises:
       UserError: it was trained with other values of settings that make the weights.
     """
-    from longtail_tf.records import weights_settings  # these load TensorFlow
-    from longtail_tf.trained_run import load_settings
+    from longtail_tf.runs.records import weights_settings
+    from longtail_tf.runs.trained_run import load_settings
 
     saved, wanted = weights_settings(load_settings(RunFolder(folder))), weights_settings(settings)
     if not settings.has_head_stream:  # then the head is but named in the report

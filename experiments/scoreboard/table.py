@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import plots
 
-from longtail_tf.recognition.names import RULES
+from longtail_tf.files import write_atomically
 from longtail_tf.reporting.differences import over_seeds, t_quantile
-from longtail_tf.run_folder import write_atomically
+from longtail_tf.settings.choices import RULES
 
 REFERENCE = "logit_adjusted"  # the row that others are compared with, by its own rule
 BANDS = ("balanced", "all", "many", "medium", "few")

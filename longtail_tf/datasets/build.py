@@ -6,8 +6,6 @@ import hashlib
 
 import numpy as np
 
-from longtail_tf.datasets.digests import array_digest
-from longtail_tf.datasets.draw import count_classes, draw_per_class, rows_where
 from longtail_tf.datasets.index import (
     SPLIT_NAMES,
     TEST,
@@ -16,8 +14,14 @@ from longtail_tf.datasets.index import (
     VAL,
     DatasetIndex,
     Source,
+    array_digest,
 )
-from longtail_tf.datasets.long_tail import long_tailed_rows
+from longtail_tf.datasets.long_tail import (
+    count_classes,
+    draw_per_class,
+    long_tailed_rows,
+    rows_where,
+)
 from longtail_tf.datasets.split import Split
 from longtail_tf.datasets.string_table import StringTable
 from longtail_tf.datasets.wording import listing, plural

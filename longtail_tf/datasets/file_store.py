@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from longtail_tf.datasets.digests import array_digest
+from longtail_tf.datasets.index import array_digest
 from longtail_tf.datasets.string_table import StringTable
 from longtail_tf.errors import UserError
 

@@ -5,27 +5,27 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from longtail_tf.datasets import (
-    arrayrecord_source,
-    builtin_source,
-    csv_source,
-    folder_source,
-    npz_source,
-    tfds_source,
-    tfrecord_source,
-)
 from longtail_tf.datasets.build import build_index
 from longtail_tf.datasets.exclusion import exclude as exclude_listed
 from longtail_tf.datasets.index import DatasetIndex, Source
+from longtail_tf.datasets.sources import (
+    arrayrecord,
+    builtin,
+    csv_file,
+    folder,
+    npz_file,
+    tfds,
+    tfrecord,
+)
 from longtail_tf.datasets.spec import COMMON_OPTIONS, parse_spec
 
 _SOURCES: dict[str, Any] = {
-    "arrayrecord": arrayrecord_source,
-    "csv": csv_source,
-    "folder": folder_source,
-    "npz": npz_source,
-    "tfds": tfds_source,
-    "tfrecord": tfrecord_source,
+    "arrayrecord": arrayrecord,
+    "csv": csv_file,
+    "folder": folder,
+    "npz": npz_file,
+    "tfds": tfds,
+    "tfrecord": tfrecord,
 }
 
 
@@ -34,19 +34,17 @@ def load_source(spec: str) -> tuple[Source, dict[str, Any]]:
 
     The source is as it comes: it may have one class only, or classes without training images.
     """
-    parsed = parse_spec(spec, kinds=tuple(_SOURCES), names=builtin_source.NAMES)
+    parsed = parse_spec(spec, kinds=tuple(_SOURCES), names=builtin.NAMES)
     if parsed.path:
         module = _SOURCES[parsed.kind]
         options = parsed.options({**COMMON_OPTIONS, **module.OPTIONS})
         source = module.read(parsed.path, options)
     else:
         factor = COMMON_OPTIONS["imbalance_factor"]._replace(
-            default=builtin_source.DEFAULT_IMBALANCE_FACTOR[parsed.kind]
+            default=builtin.DEFAULT_IMBALANCE_FACTOR[parsed.kind]
         )
-        options = parsed.options(
-            {**COMMON_OPTIONS, "imbalance_factor": factor, **builtin_source.OPTIONS}
-        )
-        source = builtin_source.read(parsed.kind, options)
+        options = parsed.options({**COMMON_OPTIONS, "imbalance_factor": factor, **builtin.OPTIONS})
+        source = builtin.read(parsed.kind, options)
     if options["flip"] is not None:
         source = dataclasses.replace(source, flip_is_valid=options["flip"])
     return source, options

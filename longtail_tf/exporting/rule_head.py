@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.recognition.names import (
+from longtail_tf.settings.choices import (
     ALL_CLASS_RULES,
     ANY_HEAD_RULES,
     HEAD_LOGIT_RULES,

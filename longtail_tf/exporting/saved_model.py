@@ -10,9 +10,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from longtail_tf.compat.quiet import quiet_saving
 from longtail_tf.errors import UserError
 from longtail_tf.exporting import gates, publish, warmup
-from longtail_tf.exporting.quiet_tensorflow import quiet_saving
 from longtail_tf.exporting.rule_head import RuleHead
 from longtail_tf.exporting.serving_module import Limits, ServingModule, labels_text
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from string import Template
 
 from longtail_tf.exporting.client_examples import client_files
-from longtail_tf.run_folder import write_atomically
+from longtail_tf.files import write_atomically
 
 IMAGE = "tensorflow/serving:2.15.1"
 KEPT_VERSIONS = 2  # the newest, and the one before it for a way back; both lie in memory

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from longtail_tf.compat.quiet import quiet_converter, quiet_saving
 from longtail_tf.errors import UserError
-from longtail_tf.exporting.quiet_tensorflow import quiet_saving, quiet_stderr
+from longtail_tf.exporting.device import quiet_interpreter
 from longtail_tf.exporting.rule_head import RuleHead, unit_rows
-from longtail_tf.tflite import quiet_interpreter
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
 KINDS = {"classifier": "scores", "embedder": "embedding"}
@@ -106,7 +106,7 @@ def convert(
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = tf.uint8
             converter.inference_output_type = tf.float32
-        with quiet_saving(), quiet_stderr():
+        with quiet_saving(), quiet_converter():
             model = converter.convert()
     if variant == "int8":
         check_raw_pixels(model)

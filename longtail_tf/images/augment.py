@@ -14,10 +14,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.images.augment_names import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.images.preprocess import round_to_uint8
 from longtail_tf.images.random_augment import random_augment
 from longtail_tf.images.window import WINDOW_DRAWS, pixel_window, window_shares
+from longtail_tf.settings.choices import AUGMENTATIONS, MIXING_AUGMENTATIONS
 
 HEAD_STREAM, WHOLE_STREAM = 1, 2
 _CROP, _CUTOUT, _RANDAUGMENT, _MIX = range(4)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from longtail_tf.errors import UserError
-from longtail_tf.run_folder import write_atomically
+from longtail_tf.files import write_atomically
 
 _TILE_PX = 112  # smaller images are enlarged by a whole factor, larger ones reduced
 _GAP_PX, _MARGIN_PX = 6, 24

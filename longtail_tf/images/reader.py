@@ -20,9 +20,8 @@ import tensorflow as tf
 
 from longtail_tf.datasets.split import Split
 from longtail_tf.errors import UserError
-from longtail_tf.images.bad_images import MAX_BAD_SHARE, BadImages, reason_of
 from longtail_tf.images.decoders import decoder, resizer, window_decoder, window_resizer
-from longtail_tf.images.kept_files import Budget, KeptFiles
+from longtail_tf.images.kept_files import MAX_BAD_SHARE, BadImages, Budget, KeptFiles, reason_of
 from longtail_tf.images.preprocess import preprocess_bytes
 
 CACHE_BYTES = 2**30

@@ -35,7 +35,7 @@ def write_batch_preview(
       whole_augment: augmentation of the whole stream.
       seed: of sampling and augmentation; a training of that seed sees these very batches.
     """
-    from longtail_tf.input_pipeline import plain_errors, training_streams
+    from longtail_tf.images.pipeline import plain_errors, training_streams
     from longtail_tf.sampling import PKSampler, RandomSampler
 
     head_rows = np.flatnonzero(index.train.labels < num_head)

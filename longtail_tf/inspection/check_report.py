@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from longtail_tf import run_folder
+from longtail_tf import files
 from longtail_tf.datasets.exclusion import format_exclusions
 from longtail_tf.datasets.wording import plural
 
@@ -160,20 +160,20 @@ def report_json(report: CheckReport) -> dict[str, Any]:
 
 def write_json(report: CheckReport, path: str | os.PathLike[str]) -> None:
     """Writes the whole report as JSON."""
-    run_folder.write_json(path, report_json(report))
+    files.write_json(path, report_json(report))
 
 
 def write_csv(report: CheckReport, path: str | os.PathLike[str]) -> None:
     """Writes one line a finding."""
     header = ["severity", *(field.name for field in dataclasses.fields(Finding))]
     rows = ([finding.severity, *_plain(finding).values()] for finding in report.findings)
-    run_folder.write_csv(path, header, rows)
+    files.write_csv(path, header, rows)
 
 
 def write_quarantine(report: CheckReport, path: str | os.PathLike[str]) -> int:
     """Writes the images to leave out as a list for `--exclude`; returns how many there are."""
     text = format_exclusions(report.quarantine)
-    run_folder.write_atomically(path, text.encode("utf-8", "surrogateescape"))
+    files.write_atomically(path, text.encode("utf-8", "surrogateescape"))
     return len(report.quarantine)
 
 

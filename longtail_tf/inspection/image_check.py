@@ -11,7 +11,7 @@ import struct
 import zlib
 from typing import Any, NamedTuple
 
-from longtail_tf.conversion.image_files import image_format
+from longtail_tf.datasets.conversion.image_files import image_format
 
 _SUFFIX_FORMATS = {
     ".jpg": "jpeg",

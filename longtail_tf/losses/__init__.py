@@ -1,6 +1,6 @@
 """Losses: metric losses in O(B^2) memory, and classification losses for long tails.
 
-Names are loaded when first used: settings import `longtail_tf.losses.names`, and that must not
+Names are loaded when first used: settings import `longtail_tf.losses.checks`, and that must not
 bring TensorFlow with it.
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from longtail_tf.errors import UserError
-from longtail_tf.losses.names import check_number
+from longtail_tf.losses.checks import check_number
 
 
 def checked_counts(class_counts: Any, loss: str) -> np.ndarray:

@@ -10,12 +10,8 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.losses import class_weights
-from longtail_tf.losses.names import (
-    CLASSIFICATION_LOSSES,
-    SMOOTHABLE_LOSSES,
-    check_name,
-    check_number,
-)
+from longtail_tf.losses.checks import check_name, check_number
+from longtail_tf.settings.choices import CLASSIFICATION_LOSSES, SMOOTHABLE_LOSSES
 
 
 def classification_loss(
@@ -42,8 +38,8 @@ def classification_loss(
       arXiv:1708.02002; there for sigmoids).
     - ldam: cross entropy after lowering the label's logit by scale * margin, margins proportional
       to count^(-1/4) (Cao 2019, equations 12 and 13, arXiv:1906.07413). It expects scaled cosines,
-      the logits of `longtail_tf.cosine_head.CosineHead`: scale * cosine, its scale learned from
-      16 on. `scale` is then best the head's own variable; a number is used as it is. On the logits
+      the logits of `models.cosine_head.CosineHead`: scale * cosine, its scale learned from 16 on.
+      `scale` is then best the head's own variable; a number is used as it is. On the logits
       of a plain linear classifier, which are no cosines, the margins have no fixed meaning.
 
     Args:

@@ -6,10 +6,10 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
-from longtail_tf.cosine_head import unit_vectors
+from longtail_tf.losses.checks import check_number
 from longtail_tf.losses.memory import Memory
-from longtail_tf.losses.names import check_number
 from longtail_tf.losses.pair_masks import count, joined_masks, joined_points
+from longtail_tf.losses.pairwise import unit_vectors
 from longtail_tf.losses.triplet import checked_batch
 
 # Multi-similarity settings of the authors' code. Wang 2019, section 4.1, prints lambda = 1, which

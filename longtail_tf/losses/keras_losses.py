@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
-from longtail_tf import keras_version
+from longtail_tf.compat import keras_version
 from longtail_tf.errors import UserError
 from longtail_tf.losses.triplet import check_settings, triplet_hard_loss, triplet_semihard_loss
 

@@ -9,15 +9,16 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.losses import tfa_losses
+from longtail_tf.losses.checks import check_name, check_number
 from longtail_tf.losses.contrastive import multi_similarity_loss, supcon_loss
 from longtail_tf.losses.memory import Memory
-from longtail_tf.losses.names import MEMORY_LOSSES, METRIC_LOSSES, check_name, check_number
 from longtail_tf.losses.prototype import PrototypeLoss
 from longtail_tf.losses.triplet import check_settings, triplet_hard_loss, triplet_semihard_loss
 from longtail_tf.losses.triplet_memory import (
     triplet_hard_memory_loss,
     triplet_semihard_memory_loss,
 )
+from longtail_tf.settings.choices import MEMORY_LOSSES, METRIC_LOSSES
 
 
 def metric_loss(

@@ -38,6 +38,13 @@ class Classes(NamedTuple):
     sizes: tf.Tensor  # int32 [B], slots of the same class
 
 
+def unit_vectors(vectors: tf.Tensor, axis: int = -1) -> tf.Tensor:
+    """Scaled to unit length along `axis`; a zero vector stays zero."""
+    vectors = tf.cast(vectors, tf.float32)
+    squared = tf.reduce_sum(tf.square(vectors), axis=axis, keepdims=True)
+    return vectors * tf.math.rsqrt(tf.maximum(squared, 1e-12))
+
+
 def products(points: tf.Tensor) -> Products:
     """Multiplies a batch with itself.
 

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.losses import pairwise
-from longtail_tf.losses.names import MEMORY_LOSSES, check_number
+from longtail_tf.losses.checks import check_number
 from longtail_tf.losses.triplet import checked_batch
+from longtail_tf.settings.choices import MEMORY_LOSSES
 
 
 def prototype_loss(

@@ -10,10 +10,10 @@ from typing import Any, Callable
 
 import tensorflow as tf
 
-from longtail_tf import quiet_imports
-from longtail_tf.cosine_head import unit_vectors
+from longtail_tf.compat import quiet_imports
 from longtail_tf.losses import pairwise
 from longtail_tf.losses.pair_masks import count, pair_masks
+from longtail_tf.losses.pairwise import unit_vectors
 from longtail_tf.losses.triplet import checked_batch
 
 

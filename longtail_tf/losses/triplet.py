@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.losses import hard_mining, pairwise, semihard
-from longtail_tf.losses.names import DISTANCE_METRICS, check_name, check_number
+from longtail_tf.losses.checks import check_name, check_number
+from longtail_tf.settings.choices import DISTANCE_METRICS
 
 
 def triplet_semihard_loss(

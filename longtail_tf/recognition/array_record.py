@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from longtail_tf.errors import UserError
-from longtail_tf.run_folder import write_atomically
+from longtail_tf.files import write_atomically
 
 _META = "meta"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, BadZipFile)

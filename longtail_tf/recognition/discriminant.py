@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from longtail_tf.prototypes import class_counts, class_means
+from longtail_tf.recognition.prototypes import class_counts, class_means
 
 SHRINKAGE = 0.2
 MADE_UP_FOR = 0.5  # of what the means of few images lie off

@@ -22,7 +22,7 @@ from longtail_tf.recognition.inference_rules import (
     vote_scores,
     vote_weights,
 )
-from longtail_tf.recognition.names import HEAD_LOGIT_RULES, MATRIX_RULES, RULES
+from longtail_tf.settings.choices import HEAD_LOGIT_RULES, MATRIX_RULES, RULES
 
 FORMAT_VERSION = 1
 _CHUNK_CELLS = 8 << 20  # images x classes scored at once: 32 MB of float32, a few in flight

@@ -18,10 +18,10 @@ from longtail_tf.metrics import (
 )
 from longtail_tf.metrics.bootstrap import bootstrap_intervals
 from longtail_tf.recognition.embedded import Embedded, checked_embedded
-from longtail_tf.recognition.names import RULES
 from longtail_tf.recognition.recognizer import Predictions, Recognizer
-from longtail_tf.recognition.recognizer_calibration import unknown_scores
+from longtail_tf.recognition.rule_selection import unknown_scores
 from longtail_tf.recognition.unknowns import score_unknowns
+from longtail_tf.settings.choices import RULES
 
 
 def evaluate_rules(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from longtail_tf.errors import UserError
+from longtail_tf.files import write_atomically
 from longtail_tf.reporting import npz
 from longtail_tf.reporting.run_data import RunData
-from longtail_tf.run_folder import write_atomically
 
 MOST_VECTORS = 10000  # the Projector runs in a browser and slows down above
 

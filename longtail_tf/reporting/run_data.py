@@ -12,7 +12,7 @@ import numpy as np
 from longtail_tf.metrics.shot_bands import BANDS
 from longtail_tf.reporting import npz
 from longtail_tf.reporting.class_tables import Classes, PerClass, read_classes, read_per_class
-from longtail_tf.run_folder import RunFolder
+from longtail_tf.runs.folder import RunFolder
 
 _BY_RULE = "predictions_"  # arrays of embeddings.npz
 GROUPS = ("all", *BANDS)

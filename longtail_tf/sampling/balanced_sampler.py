@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from longtail_tf.errors import UserError
-from longtail_tf.sampling.batch_blocks import BatchBlocks
 from longtail_tf.sampling.checks import (
     Shard,
     checked_rows,
@@ -20,6 +19,7 @@ from longtail_tf.sampling.checks import (
 from longtail_tf.sampling.class_decks import EvenDeck
 from longtail_tf.sampling.class_rows import group_rows_by_class
 from longtail_tf.sampling.permutations import hash_words, permute, stream_key
+from longtail_tf.sampling.samplers import BatchBlocks
 
 
 class BalancedSampler:

@@ -10,18 +10,19 @@ are sent in batches, a few at a time, so that any number of them needs the memor
 
 from __future__ import annotations
 
+import os
+import pathlib
 import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 
 from longtail_tf.errors import UserError
 from longtail_tf.serving.connection import Connection, arrays_of
-from longtail_tf.serving.image_batches import Image, image_batches
-from longtail_tf.serving.version_state import AVAILABLE, STATE_NAMES
+from longtail_tf.serving.versions import AVAILABLE, STATE_NAMES
 
 _TARGET = re.compile(
     r"(?P<address>[^/\s]+:\d+)/(?P<model>[^/@\s]+)(@(?P<label>[^/@\s]+)|/(?P<version>\d+))?"
@@ -241,3 +242,29 @@ class Client:
         valid = outputs.get("valid", np.ones(len(batch), bool)).reshape(-1)
         for row in range(len(batch)):
             yield (outputs, row) if valid[row] else ("the server cannot decode this image", 0)
+
+
+Image = Union[bytes, str, "os.PathLike[str]"]  # encoded bytes, or the path of a file with them
+_MAX_BATCH_BYTES = 16 * 2**20
+
+
+def image_batches(images: Iterable[Image], size: int) -> Iterator[list[bytes]]:
+    """Encoded images in lists of at most `size` and about `_MAX_BATCH_BYTES`."""
+    batch: list[bytes] = []
+    num_bytes = 0
+    for image in images:
+        raw = image if isinstance(image, bytes) else _read(image)
+        if batch and (len(batch) == size or num_bytes + len(raw) > _MAX_BATCH_BYTES):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(raw)
+        num_bytes += len(raw)
+    if batch:
+        yield batch
+
+
+def _read(path: Any) -> bytes:
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"the image {path} cannot be read: {error.strerror}.") from error

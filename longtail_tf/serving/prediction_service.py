@@ -19,10 +19,15 @@ from tensorflow_serving.apis import (
 )
 
 from longtail_tf.serving import tensor_protos
-from longtail_tf.serving.examples import serialized_examples
 from longtail_tf.serving.model_store import ModelStore
 from longtail_tf.serving.servable import Servable
-from longtail_tf.serving.signatures import DEFAULT_SIGNATURE, Arrays, Signature, checked_inputs
+from longtail_tf.serving.signatures import (
+    DEFAULT_SIGNATURE,
+    Arrays,
+    Signature,
+    checked_inputs,
+    serialized_examples,
+)
 from longtail_tf.serving.status import Code, ServingError, invalid_argument
 
 _SIGNATURE_DEF = "signature_def"

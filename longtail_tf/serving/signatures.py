@@ -111,3 +111,26 @@ def spec_of(info: Any) -> TensorSpec:
     if info.HasField("tensor_shape") and not info.tensor_shape.unknown_rank:
         shape = tuple(None if dim.size < 0 else int(dim.size) for dim in info.tensor_shape.dim)
     return TensorSpec(info.name, info.dtype, shape)
+
+
+def serialized_examples(message: Any) -> np.ndarray:
+    """Serialized examples [N] (object array of bytes) in an Input proto.
+
+    A shared context is put before each example: protobuf merges concatenated messages.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT when there is no example.
+    """
+    kind = message.WhichOneof("kind")
+    examples: list[bytes] = []
+    if kind == "example_list":
+        examples = [example.SerializeToString() for example in message.example_list.examples]
+    elif kind == "example_list_with_context":
+        listed = message.example_list_with_context
+        context = listed.context.SerializeToString()
+        examples = [context + example.SerializeToString() for example in listed.examples]
+    if not examples:
+        raise invalid_argument("Input is empty.")
+    array = np.empty(len(examples), object)
+    array[:] = examples
+    return array

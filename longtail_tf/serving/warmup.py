@@ -9,9 +9,13 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
-from longtail_tf.serving.examples import serialized_examples
 from longtail_tf.serving.servable import Servable
-from longtail_tf.serving.signatures import DEFAULT_SIGNATURE, Signature, checked_inputs
+from longtail_tf.serving.signatures import (
+    DEFAULT_SIGNATURE,
+    Signature,
+    checked_inputs,
+    serialized_examples,
+)
 from longtail_tf.serving.status import Code, ServingError, from_exception, invalid_argument
 
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")

@@ -1,0 +1,67 @@
+"""The folder of a conversion: one conversion at a time, and never two different ones."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+from longtail_tf.datasets.conversion.plan import PARTIAL
+from longtail_tf.errors import UserError
+from longtail_tf.files import write_json
+
+MANIFEST = "conversion.json"
+_LOCK_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def claimed_folder(folder: pathlib.Path, manifest: dict[str, Any]) -> Iterator[None]:
+    """The folder for this conversion alone; refuses one that holds anything else."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out={folder} is a file; give a folder")
+    present = folder / MANIFEST
+    if present.exists():
+        try:
+            before = json.loads(present.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{present} cannot be read ({error}); convert into another folder"
+            ) from error
+        before.pop("complete", None)
+        changed = sorted(key for key in manifest if before.get(key) != manifest[key])
+        if changed:
+            raise UserError(
+                f"{folder} holds shards of another conversion (its {', '.join(changed)} differ); "
+                "convert into another folder, or delete this one"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder} is not empty and holds no conversion; give a new or an empty folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".conversion.lock", "w", encoding="utf-8") as lock:
+        _lock(folder, lock)
+        for partial in folder.glob(f".*{PARTIAL}"):
+            partial.unlink()
+        if not present.exists():
+            write_json(present, {**manifest, "complete": False})
+        yield
+
+
+def _lock(folder: pathlib.Path, file: IO[str]) -> None:
+    # Workers of a conversion that was killed hold the lock until they notice.
+    patience = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if time.monotonic() > patience:
+                raise UserError(
+                    f"another process is converting into {folder}; wait for it, or stop it"
+                ) from error
+        time.sleep(0.1)

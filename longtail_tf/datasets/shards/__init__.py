@@ -1,0 +1,1 @@
+"""TFRecord shards: files, records, examples, and the index that finds a row in them."""

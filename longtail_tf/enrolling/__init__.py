@@ -1,1 +1,0 @@
-"""Adding, replacing, removing and renaming classes without training."""

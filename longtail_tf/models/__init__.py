@@ -1,0 +1,1 @@
+"""Networks: backbones, neck, head classifier, and the model that trains two streams."""

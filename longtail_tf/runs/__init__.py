@@ -1,0 +1,1 @@
+"""A training run: its settings filled in, streams, losses, folder, records, and the trained run."""

@@ -1,0 +1,241 @@
+"""A trained network with all it needs to name a class, saved in and loaded from a run folder."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from longtail_tf.config import ResolvedConfig
+from longtail_tf.datasets import DatasetIndex, StringTable
+from longtail_tf.errors import UserError
+from longtail_tf.models import networks, weights_file
+from longtail_tf.models.two_stream_model import TwoStreamModel
+from longtail_tf.recognition.fit import Recognizer
+from longtail_tf.runs.data import index_of
+from longtail_tf.runs.folder import RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What `train.run` made and every later entry point starts from.
+
+    Attributes:
+      folder: where it lives.
+      config: the settings, resolved.
+      model: float32 network for inference; not compiled.
+      recognizer: prototypes and calibration.
+      class_names: class id -> name.
+      class_counts: int64 [C], training images by class id, falling.
+      num_head: head classes are the ids below it.
+      channels: 1 or 3.
+      data_digest: of the data set it was trained on.
+    """
+
+    folder: RunFolder
+    config: ResolvedConfig
+    model: TwoStreamModel
+    recognizer: Recognizer
+    class_names: StringTable
+    class_counts: np.ndarray
+    num_head: int
+    channels: int
+    data_digest: str
+
+    def load_data(self, spec: str = "") -> DatasetIndex:
+        """The data set of this run, or `spec` if it holds the same classes.
+
+        Raises:
+          UserError: the classes or the image channels differ.
+        """
+        index = index_of(self.config, spec)
+        if not spec and index.digest != self.data_digest:
+            raise UserError(
+                f"{self.config.data} has changed since the training (digest {index.digest[:12]}, "
+                f"was {self.data_digest[:12]}): restore it, or name it with --data to evaluate the "
+                "run on the changed set."
+            )
+        if list(index.class_names) != list(self.class_names):
+            theirs, ours = set(index.class_names), set(self.class_names)
+            odd = sorted(theirs ^ ours)[:3]
+            raise UserError(
+                f"{spec or self.config.data} has other classes than the run ({index.num_classes} "
+                f"against {len(self.class_names)}"
+                + (f"; for example {', '.join(odd)}" if odd else ", in another order of counts")
+                + "): give a data set with the classes of the training."
+            )
+        if index.channels != self.channels:
+            raise UserError(
+                f"{spec or self.config.data} has {index.channels}-channel images, the run was "
+                f"trained on {self.channels} channels: convert the images."
+            )
+        return index
+
+
+def build_model(
+    config: ResolvedConfig, *, channels: int, num_head: int, precision: str, weights: str = ""
+) -> TwoStreamModel:
+    """The network of a resolved config, not compiled.
+
+    Args:
+      config: settings; its own `weights` say where a training starts, not what to load here.
+      channels: of the images.
+      num_head: classes of the head classifier.
+      precision: arithmetic of the backbone.
+      weights: start of the backbone: "" (random), "imagenet", a file, or a run folder.
+    """
+    source = None
+    if weights and pathlib.Path(weights).is_dir():
+        source, weights = load_run(weights), ""
+    embedder = networks.build_embedder(
+        backbone=config.backbone,
+        image_size=config.image_size,
+        channels=channels,
+        embedding_dim=config.embedding_dim,
+        width=config.width,
+        weights=weights,
+        zero_to_one=config.weights == "imagenet",
+        precision=precision,
+    )
+    if source is not None:
+        _copy_backbone(source, embedder)
+    return TwoStreamModel(
+        embedder,
+        num_head_classes=num_head if config.has_head_stream else 0,
+        neck=config.neck,
+        cosine_head=config.cosine_head,
+    )
+
+
+def inference_copy(
+    model: TwoStreamModel, config: ResolvedConfig, *, channels: int
+) -> TwoStreamModel:
+    """A float32 network with the weights of `model` and none of its training state."""
+    num_head = 0 if model.head is None else int(model.head.kernel.shape[-1])
+    copy = build_model(config, channels=channels, num_head=num_head, precision="float32")
+    copy_weights(model, copy)
+    return copy
+
+
+def copy_weights(source: TwoStreamModel, target: TwoStreamModel) -> None:
+    """Gives `target`, a network of the same shapes, the weights and the step of `source`.
+
+    They are the averaged weights where `source` keeps an average.
+    """
+    averaged = getattr(source, "averaged", None)
+    for name in ("embedder", "neck", "head"):
+        part = getattr(source, name)
+        if part is not None:
+            weights = part.get_weights() if averaged is None else averaged.weights_of(name)
+            getattr(target, name).set_weights(weights)
+    target.step.assign(source.step)
+
+
+def save_run(folder: RunFolder, model: TwoStreamModel, recognizer: Recognizer) -> TrainedRun:
+    """Saves the weights and the recogniser beside the records that `records.begin` wrote.
+
+    Args:
+      folder: the run folder.
+      model: a float32 `inference_copy` with refreshed batch-norm statistics.
+      recognizer: fitted on its embeddings.
+
+    Returns:
+      The run as `load_run` would give it.
+    """
+    with folder.recording(folder.prototypes, folder.weights):
+        recognizer.save(folder.prototypes)
+        # Keras picks the format by the ending, so the hidden sibling must keep it.
+        beside = folder.weights.with_name(f".{folder.weights.name}")
+        model.save_weights(str(beside))
+        beside.replace(folder.weights)
+    return _with_records(folder, model, recognizer)
+
+
+def load_settings(folder: RunFolder) -> ResolvedConfig:
+    """The resolved settings of a run.
+
+    Raises:
+      UserError: config.json holds settings this version does not know.
+    """
+    settings = folder.read_json(folder.config).get("settings", {})
+    defaults = {field.name: field.default for field in dataclasses.fields(ResolvedConfig)}
+    unknown = sorted(set(settings) - set(defaults))
+    if unknown:
+        raise UserError(
+            f"{folder.config} has settings this longtail_tf does not know "
+            f"({', '.join(unknown)}): install the version named in it."
+        )
+    # All of them: a method would fill in what an older version did not save.
+    return ResolvedConfig(**{**defaults, **settings})
+
+
+def load_run(path: str) -> TrainedRun:
+    """Loads what `train.run` saved in the run folder `path`.
+
+    Raises:
+      UserError: a file is missing, damaged, changed, or of a newer version.
+    """
+    folder = RunFolder.open(path)
+    config = load_settings(folder)
+    content = folder.read_json(folder.config)
+    folder.require(folder.weights)
+    folder.check_digests(
+        folder.require(folder.prototypes),
+        folder.weights,
+        remedy="write it anew from the last checkpoint with longtail_tf.train --resume",
+    )
+    recognizer = Recognizer.load(folder.prototypes)
+    model = build_model(
+        config, channels=content["channels"], num_head=content["num_head"], precision="float32"
+    )
+    try:
+        weights_file.load_weights(model, folder.weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder.weights} is damaged or of another network "
+            f"({str(error).splitlines()[0]}): restore it from a copy."
+        ) from error
+    return _with_records(folder, model, recognizer)
+
+
+def _with_records(folder: RunFolder, model: TwoStreamModel, recognizer: Recognizer) -> TrainedRun:
+    content = folder.read_json(folder.config)
+    names, counts = _read_classes(folder)
+    return TrainedRun(
+        folder=folder,
+        config=load_settings(folder),
+        model=model,
+        recognizer=recognizer,
+        class_names=names,
+        class_counts=counts,
+        num_head=content["num_head"],
+        channels=content["channels"],
+        data_digest=content["provenance"]["data_digest"],
+    )
+
+
+def _read_classes(folder: RunFolder) -> tuple[StringTable, np.ndarray]:
+    with open(folder.require(folder.classes), newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        names = StringTable.from_strings([row["name"] for row in rows])
+        return names, np.array([int(row["train_count"]) for row in rows], np.int64)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder.classes} is damaged ({error}): restore it from a copy."
+        ) from error
+
+
+def _copy_backbone(source: TrainedRun, embedder: Any) -> None:
+    theirs = networks.backbone_of(source.model.embedder)
+    ours = networks.backbone_of(embedder)
+    shapes = [weight.shape for weight in theirs.get_weights()]
+    if shapes != [weight.shape for weight in ours.get_weights()]:
+        raise UserError(
+            f"--weights={source.folder.path}: that run trained a {source.config.backbone} of width "
+            f"{source.config.width}, which does not fit this --backbone and --width."
+        )
+    ours.set_weights(theirs.get_weights())

@@ -1,0 +1,5 @@
+"""Settings: declared once, read from flags and flagfiles, checked, filled in by methods."""
+
+from longtail_tf.settings.declare import setting
+
+__all__ = ["setting"]

@@ -1,0 +1,265 @@
+"""What happens between train steps: numbers, validation, checkpoints, and stopping in time.
+
+Every callback counts train steps. Records go to sinks, plain functions that take one dict:
+metrics.jsonl, TensorBoard, the progress line, the collapse sentinel.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Optional, TextIO
+
+import tensorflow as tf
+
+from longtail_tf.errors import UserError
+from longtail_tf.training.checkpoints import Checkpoints
+
+Sink = Callable[[dict[str, Any]], None]
+COLLAPSED_SPREAD = 0.02  # of unit vectors: features within a cone of about one degree
+SETTLING_STEPS = 100  # a fresh network may start close to collapse
+
+
+class StepCallback(tf.keras.callbacks.Callback):
+    """Calls `after_step(step)` after each train step; `step` counts from the start of the run."""
+
+    # Keras would copy every metric to the host after every step to fill `logs`.
+    _supports_tf_logs = True
+
+    def __init__(self, *, start_step: int, steps: int) -> None:
+        super().__init__()
+        self.start_step, self.steps = start_step, steps
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Keras' hook."""
+        self.after_step(self.start_step + batch + 1)
+
+    def after_step(self, step: int) -> None:
+        """What the callback does."""
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether `step` is a multiple of `every` or the last one."""
+        return step == self.steps or (every > 0 and step % every == 0)
+
+
+class TrainingLog(StepCallback):
+    """Sends the streams' mean numbers since the last record to the sinks."""
+
+    def __init__(
+        self,
+        *,
+        start_step: int,
+        steps: int,
+        every: int,
+        images_per_step: int,
+        sinks: Sequence[Sink],
+    ) -> None:
+        super().__init__(start_step=start_step, steps=steps)
+        self._every, self._images_per_step, self._sinks = every, images_per_step, sinks
+        self._since = (start_step, time.perf_counter())
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts the clock."""
+        self._since = (self.start_step, time.perf_counter())
+
+    def after_step(self, step: int) -> None:
+        """Makes a record when one is due."""
+        if not self.is_due(step, self._every):
+            return
+        record: dict[str, Any] = {"step": step}
+        record.update({metric.name: float(metric.result()) for metric in self.model.metrics})
+        self.model.reset_metrics()
+        record["learning_rate"] = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
+        last_step, last_time = self._since
+        seconds = max(time.perf_counter() - last_time, 1e-9)
+        record["images_per_s"] = round((step - last_step) * self._images_per_step / seconds, 1)
+        for sink in self._sinks:
+            sink(record)
+        self._since = (step, time.perf_counter())
+
+
+class Validation(StepCallback):
+    """Runs `evaluate(step)` when due and sends the record, if it gives one, to the sinks."""
+
+    def __init__(
+        self,
+        *,
+        start_step: int,
+        steps: int,
+        every: int,
+        evaluate: Callable[[int], Optional[dict[str, Any]]],
+        sinks: Sequence[Sink],
+    ) -> None:
+        super().__init__(start_step=start_step, steps=steps)
+        self._every, self._evaluate, self._sinks = every, evaluate, sinks
+
+    def after_step(self, step: int) -> None:
+        """Evaluates when due, but not at the last step, which has its own evaluation."""
+        if step == self.steps or not self.is_due(step, self._every):
+            return
+        record = self._evaluate(step)
+        if record is not None:
+            for sink in self._sinks:
+                sink(record)
+
+
+class Checkpointing(StepCallback):
+    """Saves when due, and at SIGTERM or Ctrl-C, after which training stops.
+
+    Args:
+      agree: (step, whether this process was asked to stop) -> whether to stop at this step.
+        Processes that train together must all save and stop at the same step.
+
+    Attributes:
+      interrupted_at: the step at which a signal stopped the training, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        start_step: int,
+        steps: int,
+        every: int,
+        checkpoints: Checkpoints,
+        agree: Callable[[int, bool], bool] = lambda step, asked: asked,
+    ) -> None:
+        super().__init__(start_step=start_step, steps=steps)
+        self._every, self._checkpoints, self._agree = every, checkpoints, agree
+        self._asked_to_stop = False
+        self._handlers: dict[int, Any] = {}
+        self.interrupted_at: Optional[int] = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Takes over the signals; Python allows that in the main thread only."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, self._ask_to_stop)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Gives the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def after_step(self, step: int) -> None:
+        """Saves when due or asked to stop."""
+        stop = self._agree(step, self._asked_to_stop)
+        if stop or self.is_due(step, self._every):
+            self._checkpoints.save()
+        if stop and step < self.steps:
+            self.interrupted_at = step
+            self.model.stop_training = True
+
+    def _ask_to_stop(self, number: int, frame: Any) -> None:
+        if self._asked_to_stop and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: now
+        self._asked_to_stop = True
+
+
+class Progress:
+    """A sink that keeps one line up to date on a terminal, or prints lines into a log."""
+
+    def __init__(self, *, steps: int, start_step: int, stream: Optional[TextIO] = None) -> None:
+        self._steps, self._start_step = steps, start_step
+        self._stream = sys.stderr if stream is None else stream
+        self._on_terminal = self._stream.isatty()
+        self._started = time.perf_counter()
+        self._printed_at = float("-inf")
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Shows a training record; on a log at most one line in five seconds, and the last."""
+        now, step = time.perf_counter(), record["step"]
+        if not self._on_terminal and now - self._printed_at < 5 and step < self._steps:
+            return
+        self._printed_at = now
+        seconds_per_step = (now - self._started) / max(step - self._start_step, 1)
+        left = format_seconds(seconds_per_step * (self._steps - step))
+        text = f"step {step:,}/{self._steps:,}"
+        if "head_loss" in record:
+            text += (
+                f"  head {record['head_loss']:.3f} ({100 * record['head_accuracy']:.0f} % right)"
+            )
+        if "whole_loss" in record:
+            text += (
+                f"  whole {record['whole_loss']:.3f} ({100 * record['active_share']:.0f} % active)"
+            )
+        text += f"  {record['images_per_s']:,.0f} images/s  {left} left"
+        end = "\n" if step == self._steps or not self._on_terminal else ""
+        print(
+            f"\r\x1b[K{text}" if self._on_terminal else text, end=end, file=self._stream, flush=True
+        )
+
+
+class TensorBoardScalars:
+    """A sink that writes every number of a record as a TensorBoard scalar."""
+
+    def __init__(self, folder: str) -> None:
+        self._writer = tf.summary.create_file_writer(folder)
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Writes one record."""
+        with self._writer.as_default(step=record["step"]):
+            for name, value in _flat(record).items():
+                if name != "step":
+                    tf.summary.scalar(name, value)
+        self._writer.flush()
+
+
+class CollapseSentinel:
+    """A sink that stops a training which cannot recover, with cause and remedy.
+
+    Collapse: all features fall onto one point, so every triplet costs exactly the margin and no
+    gradient leads out (seen in omoindrot/tensorflow-triplet-loss issues 6, 18, 38).
+    """
+
+    def __init__(self, *, margin: float, unit_features: bool, start_step: int) -> None:
+        self._margin, self._unit_features, self._start_step = margin, unit_features, start_step
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Checks one training record.
+
+        Raises:
+          UserError: a loss is not finite, or the features have collapsed.
+        """
+        step = record["step"]
+        for name in ("head_loss", "whole_loss"):
+            if name in record and not abs(record[name]) < float("inf"):
+                raise UserError(
+                    f"step {step}: {name} is {record[name]}, so training has diverged: lower "
+                    "--learning_rate (by 3 is a good first try) or lengthen --warmup_steps."
+                )
+        if "spread" not in record or step - self._start_step < SETTLING_STEPS:
+            return
+        scale = 1.0 if self._unit_features else max(record["positive_distance"], 1e-6)
+        at_margin = abs(record["whole_loss"] - self._margin) < 0.02 * max(self._margin, 1e-6)
+        if at_margin and record["spread"] < COLLAPSED_SPREAD * scale:
+            raise UserError(
+                f"step {step}: the features have collapsed onto one point (spread "
+                f"{record['spread']:.4f}, whole_loss {record['whole_loss']:.4f} = margin): lower "
+                "--learning_rate, lengthen --warmup_steps, or let the head stream lead with "
+                "--head_only_steps."
+            )
+
+
+def format_seconds(seconds: float) -> str:
+    """8 s, 2 min 5 s, 3 h 12 min."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Nested numbers by path, `val/gated/few`; other values left out."""
+    flat: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name}/"))
+        elif isinstance(value, (int, float)):
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+
+import pytest
+
+from longtail_tf.errors import UserError
+from longtail_tf.files import write_atomically, write_csv, write_json
+from longtail_tf.runs import folder
+from longtail_tf.runs.folder import RunFolder, provenance
+
+
+def test_write_atomically_replaces_and_leaves_nothing_beside(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    write_atomically(path, "one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_write_atomically_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_atomically(path, "one")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(folder.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "two")
+    assert path.read_text() == "one"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_written_files_have_the_users_permissions(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+
+
+def test_json_refuses_nan(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_write_csv_quotes(tmp_path):
+    write_csv(tmp_path / "a.csv", ("id", "name"), [(0, 'a "b", c'), (1, None)])
+    assert (tmp_path / "a.csv").read_text() == 'id,name\n0,"a ""b"", c"\n1,\n'
+
+
+def test_provenance_names_commit_versions_data_and_seed():
+    record = provenance(data_digest="abc", seed=3)
+    assert record["data_digest"] == "abc" and record["seed"] == 3
+    assert record["packages"]["numpy"] and record["commit"]
+
+
+def test_claim_refuses_a_folder_that_holds_something(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(UserError, match="is not empty: name a new folder, or continue"):
+        with RunFolder.claim(tmp_path, resume=False):
+            pass
+    assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+def test_claim_refuses_to_resume_where_no_run_is(tmp_path):
+    with pytest.raises(UserError, match="is not a run folder"):
+        with RunFolder.claim(tmp_path / "none", resume=True):
+            pass
+    assert not (tmp_path / "none").exists()
+
+
+def test_claim_refuses_a_folder_in_use(tmp_path):
+    with RunFolder.claim(tmp_path / "run", resume=False) as folder:
+        write_json(folder.config, {"format_version": 1})
+        with pytest.raises(UserError, match="is in use by another training"):
+            with RunFolder.claim(tmp_path / "run", resume=True):
+                pass
+    with RunFolder.claim(tmp_path / "run", resume=True):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"format_version": 99}, "is of run format 99"),
+        ("{", "is damaged"),
+    ],
+)
+def test_open_refuses_what_it_cannot_read(tmp_path, content, message):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        RunFolder.open(tmp_path)
+
+
+def test_open_refuses_an_empty_path():
+    with pytest.raises(UserError, match="--run_dir is missing"):
+        RunFolder.open("")
+
+
+def test_missing_files_are_told(tmp_path):
+    write_json(tmp_path / "config.json", {"format_version": 1})
+    folder = RunFolder.open(tmp_path)
+    with pytest.raises(UserError, match="prototypes.npz is missing"):
+        folder.require(folder.prototypes)
+    with pytest.raises(UserError, match="evaluation.json is missing"):
+        folder.read_json(folder.evaluation)
+
+
+def _recorded_run(path):
+    folder = RunFolder(path)
+    with folder.recording(folder.config, folder.classes, folder.weights):
+        write_json(folder.config, {"format_version": 2})
+        write_csv(folder.classes, ("id", "name"), [(0, "a")])
+        write_atomically(folder.weights, b"weights")
+    return folder
+
+
+def test_digests_are_those_of_the_files(tmp_path):
+    folder = _recorded_run(tmp_path)
+    assert json.loads(folder.digests.read_text()) == {
+        "sha256": {
+            name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+            for name in ("classes.csv", "config.json", "model.weights.h5")
+        }
+    }
+    folder.check_digests(folder.config, folder.weights, folder.prototypes)
+    assert RunFolder.open(tmp_path).path == tmp_path
+
+
+@pytest.mark.parametrize("name", ["config.json", "classes.csv"])
+def test_open_refuses_changed_records(tmp_path, name):
+    folder = _recorded_run(tmp_path)
+    with open(tmp_path / name, "a") as file:
+        file.write(" ")
+    with pytest.raises(UserError, match=f"{name} was changed after the run wrote it.*restore it"):
+        RunFolder.open(tmp_path)
+    folder.record_digests(tmp_path / name)
+    RunFolder.open(tmp_path)
+
+
+def test_a_changed_file_is_told_with_its_remedy(tmp_path):
+    folder = _recorded_run(tmp_path)
+    write_atomically(folder.weights, b"weighty")
+    with pytest.raises(UserError, match="restore it from a copy, or do this. If you changed it"):
+        folder.check_digests(folder.weights, remedy="do this")
+
+
+def test_open_refuses_missing_or_damaged_digests(tmp_path):
+    folder = _recorded_run(tmp_path)
+    for text in ("{", "[]", '{"sha256": 3}', "{}"):
+        folder.digests.write_text(text)
+        with pytest.raises(UserError, match="digests.json is damaged"):
+            RunFolder.open(tmp_path)
+    folder.digests.unlink()
+    with pytest.raises(UserError, match="digests.json is missing: copy the whole run folder"):
+        RunFolder.open(tmp_path)
+    write_json(folder.config, {"format_version": 1})  # a run from before there were digests
+    RunFolder.open(tmp_path)
+
+
+def test_a_kill_while_files_are_written_anew_leaves_a_folder_that_opens(tmp_path):
+    folder = _recorded_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt), folder.recording(folder.weights):
+        write_atomically(folder.weights, b"other")
+        raise KeyboardInterrupt
+    assert "model.weights.h5" not in folder.digests.read_text()
+    RunFolder.open(tmp_path).check_digests(folder.weights)
+
+
+def test_trim_metrics_drops_later_and_broken_lines(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.trim_metrics(5)  # no file: nothing to do
+    for step in (1, 5, 6):
+        folder.append_metrics({"step": step})
+    with open(folder.metrics, "a") as file:
+        file.write('{"step": 2, "los')
+    folder.trim_metrics(5)
+    steps = [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]
+    assert steps == [1, 5]

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import dataclasses
+import types
+
+import pytest
+
+from longtail_tf.config import Config
+from longtail_tf.errors import UserError
+from longtail_tf.runs.data import resolve, resolve_for
+
+GOOD = dict(data="digits_lt", run_dir="runs/x", head_ratio=0.2)
+
+
+def test_defaults_with_a_head_rule_are_valid():
+    config = Config(**GOOD)
+    assert config.has_head_stream and config.has_whole_stream
+
+
+def test_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config(**GOOD).steps = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(data=""), "--data is missing"),
+        (dict(run_dir=""), "--run_dir is missing"),
+        (dict(head_ratio=None), "no head rule is given.*--head_ratio"),
+        (dict(head_min_count=20), "--head_min_count=20 and --head_ratio=0.2 are given together"),
+        (dict(head_auto=True), "--head_ratio=0.2 and --head_auto are given together"),
+        (dict(head_all=True), "--head_ratio=0.2 and --head_all are given together"),
+        (dict(images_per_class=1), "--images_per_class=1, but a triplet needs a positive"),
+        (dict(classes_per_batch=1), "--classes_per_batch=1, but a triplet needs a negative"),
+        (dict(steps=0), "--steps=0: expected 1 or more"),
+        (dict(prototypes_per_class=0), "--prototypes_per_class=0: expected 1 or more"),
+        (dict(false_accept_rate=0.0), "--false_accept_rate=0.0: expected a share between 0 and 1"),
+        (dict(eval_every=-1), "--eval_every=-1: expected 0 or more"),
+        (dict(cache_megabytes=-1), "--cache_megabytes=-1: expected 0 or more"),
+        (dict(max_bad_share=-0.1), "--max_bad_share=-0.1: expected 0 to 1"),
+        (dict(max_bad_share=1.1), "--max_bad_share=1.1: expected 0 to 1"),
+        (dict(max_bad_share=float("nan")), "--max_bad_share=nan: expected 0 to 1"),
+        (dict(seed=-1), "--seed=-1: expected 0 or more"),
+        (dict(seed=2**31), "--seed=2147483648: set it below"),
+        (dict(head_batch_size=0), "--head_batch_size=0: expected 1 or more"),
+        (dict(embedding_dim=1), "--embedding_dim=1: expected 2 or more"),
+        (dict(image_size=4), "--image_size=4: expected 8 or more"),
+        (dict(learning_rate=0.0), "--learning_rate=0.0: expected a finite number, above 0"),
+        (dict(learning_rate=float("nan")), "--learning_rate=nan: expected a finite number"),
+        (dict(margin=-0.1), "--margin=-0.1: expected a finite number, 0 or more"),
+        (dict(momentum=1.0), "--momentum=1.0: expected 0 or more, below 1"),
+        (dict(label_smoothing=1.0), "--label_smoothing=1.0: expected 0 or more, below 1"),
+        (dict(steps=10, warmup_steps=11), "--warmup_steps=11 is longer than the whole training"),
+        (dict(classification_loss="none", metric_loss="none"), "leave nothing to train"),
+        (dict(head_sampling="pk", head_batch_size=30), "to be a multiple of --images_per_class=4"),
+        (dict(metric_loss="none", head_only_steps=5), "--head_only_steps delays the whole stream"),
+        (dict(steps=200, head_only_steps=200), "leaves no step for the whole stream"),
+        (dict(classify_whole=True), "--classify_whole shares one forward pass.*--schedule=joint"),
+        (
+            dict(classify_whole=True, schedule="joint", metric_loss="none"),
+            "--classify_whole shares one forward pass.*a --metric_loss",
+        ),
+        (
+            dict(classification_loss="none", inference_rule="gated_lda"),
+            "--inference_rule=gated_lda asks the head classifier",
+        ),
+        (dict(compare_head=True), "--compare_head shares one forward pass.*--schedule=joint"),
+        (
+            dict(compare_head=True, schedule="joint", head_augment="crop_mixup"),
+            "--compare_head takes head images as of one class each, and --head_augment=crop_mixup",
+        ),
+        (
+            dict(classify_whole=True, schedule="joint", head_sampled_classes=5),
+            "--head_sampled_classes=5 was given with --classify_whole",
+        ),
+        (
+            dict(metric_loss="prototype", replicas="devices", mine="replica"),
+            "--metric_loss=prototype was given with --replicas=devices --mine=replica",
+        ),
+        (dict(weight_average=1.0), "--weight_average=1.0: expected 0 or more, below 1"),
+        (dict(class_power=1.5), "--class_power=1.5: expected 0 to 1"),
+        (dict(classification_loss="ldam"), "is defined on cosines: add --cosine_head"),
+        (dict(backbone="resnet50v2", width=32), "--width=32 is for resnet8"),
+        (dict(memory_size=-1), "--memory_size=-1: expected 0 or more"),
+        (
+            dict(memory_size=64, metric_loss="tfa_npairs"),
+            "--memory_size=64 was given with --metric_loss=tfa_npairs, which takes no pairs from",
+        ),
+        (dict(memory_size=64, metric_loss="none"), "--metric_loss=none, which takes no pairs"),
+        (dict(memory_size=64, unit_features=False), "only unit vectors are remembered"),
+        (
+            dict(memory_size=64, replicas="devices", mine="replica"),
+            "share one memory of the global batches: set --mine=global",
+        ),
+        (dict(head_sampled_classes=-1), "--head_sampled_classes=-1: expected 0 or more"),
+        (
+            dict(head_sampled_classes=8, classification_loss="focal"),
+            "--classification_loss=focal: only cross_entropy can be taken over a sample",
+        ),
+        (dict(head_sampled_classes=8, label_smoothing=0.1), "spreads labels over every head class"),
+        (dict(head_sampled_classes=8, cosine_head=True), "scales every class vector in each step"),
+        (dict(head_sampled_classes=8, replicas="devices"), "with other classes than the rest"),
+        (dict(weights="imagenet"), "--weights=imagenet needs a backbone that has such weights"),
+        (dict(weights="imagenet", backbone="resnet20"), "needs a backbone that has such weights"),
+    ],
+)
+def test_bad_settings_are_refused_in_words(change, message):
+    with pytest.raises(UserError, match=message):
+        Config(**{**GOOD, **change})
+
+
+def test_a_metric_loss_alone_needs_no_head_rule():
+    assert not Config(data="x", run_dir="y", classification_loss="none").has_head_stream
+
+
+def test_pk_settings_do_not_matter_without_a_whole_stream():
+    Config(**GOOD, metric_loss="none", images_per_class=1)
+
+
+def test_resolve_fills_what_depends_on_the_data():
+    config = resolve(Config(**GOOD), num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+    assert config.image_size == 8
+    assert config.classes_per_batch == 10
+    assert (config.head_augment, config.whole_augment) == ("crop", "crop")
+    assert (config.backbone, config.width, config.margin) == ("resnet20", 16, 0.2)
+
+
+def test_resolve_of_image_files():
+    config = resolve(
+        Config(**GOOD, unit_features=False), num_classes=50, image_shape=None, flip_is_valid=True
+    )
+    assert (config.image_size, config.backbone, config.width) == (128, "resnet18v2", None)
+    assert (config.classes_per_batch, config.head_augment) == (16, "crop_flip")
+    assert config.margin == 0.3
+
+
+def test_resolve_twice_changes_nothing():
+    facts = dict(num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+    once = resolve(Config(**GOOD), **facts)
+    assert resolve(once, **facts) == once
+
+
+def test_resolve_refuses_more_classes_than_there_are():
+    config = Config(**GOOD, classes_per_batch=11)
+    with pytest.raises(UserError, match="--classes_per_batch=11, but the training set has 10"):
+        resolve(config, num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+
+
+def test_images_per_step_counts_the_streams_that_train():
+    facts = dict(num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+    assert resolve(Config(**GOOD), **facts).images_per_step == 64 + 10 * 4
+    assert resolve(Config(**GOOD, metric_loss="none"), **facts).images_per_step == 64
+    assert resolve(Config(**GOOD, classification_loss="none"), **facts).images_per_step == 40
+
+
+@pytest.mark.parametrize(
+    ("quartile_count", "num_classes", "expected"),
+    [(1, 900, (16, 2)), (3, 900, (10, 3)), (50, 900, (8, 4)), (50, 5, (5, 4))],
+)
+def test_images_per_class_may_follow_the_count_curve(quartile_count, num_classes, expected):
+    config = resolve(
+        Config(**GOOD, images_per_class=0),
+        num_classes=num_classes,
+        image_shape=(8, 8, 1),
+        flip_is_valid=False,
+        quartile_count=quartile_count,
+    )
+    assert (config.classes_per_batch, config.images_per_class) == expected
+
+
+@pytest.mark.parametrize("rule", ["linear", "lws", "crt"])
+def test_a_rule_that_will_not_be_fitted_is_refused_before_the_training(rule):
+    settings = {**GOOD, "head_ratio": None, "head_all": True, "inference_rule": rule}
+    index = types.SimpleNamespace(
+        train=range(20_001), num_classes=10_000, image_shape=(8, 8, 1), flip_is_valid=False,
+        quartile_count=3,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=f"{rule} is not fitted on 20,001 images x 10,000 classes"):
+        resolve_for(Config(**settings), index)
+    index.train = range(20_000)
+    assert resolve_for(Config(**settings), index).inference_rule == rule
+
+
+@pytest.mark.parametrize(("num_classes", "head"), [(2, "all"), (500, "all"), (501, "half")])
+def test_head_auto_takes_every_class_of_a_small_set_and_half_of_a_large_one(num_classes, head):
+    config = resolve(
+        Config(**{**GOOD, "head_ratio": None}, head_auto=True),
+        num_classes=num_classes,
+        image_shape=(8, 8, 1),
+        flip_is_valid=False,
+    )
+    assert not config.head_auto
+    assert (config.head_all, config.head_ratio) == ((True, None) if head == "all" else (False, 0.5))
