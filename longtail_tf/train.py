@@ -40,7 +40,7 @@ def run(config: Config) -> RunResult:
     from longtail_tf.runs.folder import RunFolder
     from longtail_tf.runs.resolve import resolve_for
     from longtail_tf.runs.streams import head_size
-    from longtail_tf.training import finish, loop, start, workers
+    from longtail_tf.training import choice, finish, loop, start, workers
     from longtail_tf.training.checkpoints import Checkpoints
 
     loop.prepare_tensorflow(threads=config.threads)
@@ -51,6 +51,9 @@ def run(config: Config) -> RunResult:
         num_head = head_size(settings, index.class_counts)
         with team.claim(settings.run_dir, resume=settings.resume) as folder:
             records.begin(folder, settings, index, num_head=num_head)
+            settings, trials = choice.decided(settings, index, folder=folder)
+            num_head = head_size(settings, index.class_counts)
+            records.settle(folder, settings, index, num_head=num_head, trials=trials)
             with team.strategy.scope():
                 begun = start.starting_network(settings, index, num_head=num_head, folder=folder)
                 loop.compile_for(begun.model, settings, index, num_head=num_head)

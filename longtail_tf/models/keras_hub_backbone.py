@@ -7,8 +7,4 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from longtail_tf.compat import quiet_imports
-from longtail_tf.errors import UserError
-from longtail_tf.settings.backbones import HUB
-
 layers = tf.keras.layers

@@ -53,6 +53,33 @@ def begin(folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, *, num
     logging.info("%s", _summary(config, index, num_head=num_head))
 
 
+def settle(
+    folder: RunFolder,
+    config: ResolvedConfig,
+    index: DatasetIndex,
+    *,
+    num_head: int,
+    trials: dict[str, Any] | None = None,
+) -> None:
+    """Writes settings that were open when the run began, and what decided them.
+
+    Args:
+      folder: of the run.
+      config: settings, decided.
+      index: the data set.
+      num_head: classes of the head classifier.
+      trials: for start.json; None where nothing was tried.
+    """
+    if trials is not None:
+        write_json(
+            folder.start,
+            {**trials, "provenance": provenance(data_digest=index.digest, seed=config.seed)},
+        )
+    if dataclasses.replace(config, resume=False) != load_settings(folder):
+        with folder.recording(folder.config, folder.classes, folder.head_set):
+            _write_settings(folder, config, index, num_head=num_head)
+
+
 def show_results(run: TrainedRun, results: dict[str, Any]) -> None:
     """Prints the table of rules and the commands to type next."""
     folder = run.folder.path

@@ -18,7 +18,7 @@ from longtail_tf.config import Config, ResolvedConfig
 from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
 from longtail_tf.recognition.linear_refit import MAX_CELLS
-from longtail_tf.settings.choices import CIFAR_BACKBONES
+from longtail_tf.settings.choices import ALL_CLASS_RULES, ANY_HEAD_RULES, CIFAR_BACKBONES
 from longtail_tf.settings.fields import TrainingFields
 
 SMALL_IMAGE_PX = 64  # up to here a CIFAR-stem net from random weights
@@ -27,6 +27,7 @@ PHOTO_BACKBONE = "efficientnet_lite0"  # its weights come with the installation
 USUAL_WIDTH = 16  # first-stage channels of the CIFAR-stem nets
 LARGEST_FULL_HEAD = 500  # classes that --head_auto takes all of
 USUAL_P = 16
+HEAD_RULES = (*ANY_HEAD_RULES, *ALL_CLASS_RULES)  # rules of a head classifier
 LARGEST_AUTO_K = 4
 AUTO_WHOLE_BATCH = 32  # slots of a whole batch whose K follows the count curve
 RANDOM_STEPS = 2000
@@ -159,7 +160,22 @@ def resolve(
     follows.update(steps=steps, passes=None, time_budget="")
     if config.warmup_steps is None:
         follows["warmup_steps"] = min(USUAL_WARMUP, steps // 10)
-    return ResolvedConfig(**{**given, **follows})
+    resolved = ResolvedConfig(**{**given, **follows})
+    return without_training(resolved) if resolved.train_from == "none" else resolved
+
+
+def without_training(config: ResolvedConfig) -> ResolvedConfig:
+    """The settings of a run that reads the features of a pretrained backbone as they are."""
+    return dataclasses.replace(
+        config,
+        train_from="none",
+        steps=0,
+        warmup_steps=0,
+        embedding_dim=0,
+        embedding_start="random",
+        cached_views=0,
+        inference_rule="ncm" if config.inference_rule in HEAD_RULES else config.inference_rule,
+    )
 
 
 def usual_backbone(config: Config, side: int) -> tuple[str, str]:

@@ -39,7 +39,7 @@ def finished_run(
       num_head: classes of the head classifier.
       folder: where the run is saved.
     """
-    plain = plain_copy(begun, config, channels=index.channels, num_head=num_head)
+    plain = plain_copy(begun, config, index, num_head=num_head)
     batch_norm = refresh_batch_norm(
         plain.model,
         lambda sampler: plain.inputs.plain_streams(sampler, seed=config.seed),

@@ -54,7 +54,7 @@ def validation_of(
         return None
     copy = None
     if team.strategy.num_replicas_in_sync > 1:
-        copy = plain_copy(begun, config, channels=index.channels, num_head=num_head).model
+        copy = plain_copy(begun, config, index, num_head=num_head).model
 
     def evaluate(step: int) -> Optional[dict[str, Any]]:
         if copy is not None:

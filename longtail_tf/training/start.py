@@ -68,46 +68,58 @@ def starting_network(
     Raises:
       UserError: weights or a cut that do not exist or do not fit; a disk that is full.
     """
-    tf.keras.utils.set_random_seed(config.seed)
-    model, trunk = _network(
-        config,
-        channels=index.channels,
-        num_head=num_head,
-        precision=config.precision,
-        weights=config.weights,
-    )
+    model, trunk = _network(config, index, num_head=num_head)
     inputs: Inputs = pixel_inputs(config, index)
     if trunk is not None:
         cache_folder = pathlib.Path(config.cache_dir or folder.trunk_cache)
         inputs = _trunk_inputs(trunk, config, index, cache_folder=cache_folder)
-    if config.embedding_start == "whitened":
-        start_where_features_compare_best(
-            model, inputs, num_classes=index.num_classes, seed=config.seed
-        )
+    _set_start(model, inputs, config, index)
     return Start(model, inputs)
 
 
-def plain_copy(begun: Start, config: ResolvedConfig, *, channels: int, num_head: int) -> Start:
+def network_over(
+    inputs: Inputs, config: ResolvedConfig, index: DatasetIndex, *, num_head: int
+) -> Start:
+    """As `starting_network`, over inputs that are there already."""
+    model, _ = _network(config, index, num_head=num_head)
+    _set_start(model, inputs, config, index)
+    return Start(model, inputs)
+
+
+def plain_copy(
+    begun: Start, config: ResolvedConfig, index: DatasetIndex, *, num_head: int
+) -> Start:
     """The same network in float32 and in one replica, with none of its training state."""
-    model, _ = _network(
-        config, channels=channels, num_head=num_head, precision="float32", weights="none"
-    )
+    plain = dataclasses.replace(config, precision="float32", weights="none")
+    model, _ = _network(plain, index, num_head=num_head)
     copy_weights(begun.model, model)
     return Start(model, begun.inputs)
 
 
 def _network(
-    config: ResolvedConfig, *, channels: int, num_head: int, precision: str, weights: str
+    config: ResolvedConfig, index: DatasetIndex, *, num_head: int
 ) -> tuple[TwoStreamModel, Optional[tf.keras.Model]]:
     """The network that is trained, and the trunk below it where that is computed beforehand."""
-    embedder = build_embedder(config, channels=channels, precision=precision, weights=weights)
+    tf.keras.utils.set_random_seed(config.seed)
+    embedder = build_embedder(
+        config, channels=index.channels, precision=config.precision, weights=config.weights
+    )
     if config.train_from == "all":
         return two_streams_over(embedder, config, num_head=num_head), None
-    trunk, top = networks.split_embedder(embedder, config.train_from)
-    if not config.cached_views:
+    trunk, top = networks.split_embedder(embedder, config.trunk_below)
+    if not config.cached_views and config.steps:
         return two_streams_over(embedder, config, num_head=num_head), None
     settings = {"input_dtype": "float16", "whole_embedder": embedder}
     return two_streams_over(top, config, num_head=num_head, **settings), trunk
+
+
+def _set_start(
+    model: TwoStreamModel, inputs: Inputs, config: ResolvedConfig, index: DatasetIndex
+) -> None:
+    if config.embedding_start == "whitened":
+        start_where_features_compare_best(
+            model, inputs, num_classes=index.num_classes, seed=config.seed
+        )
 
 
 def fitting_views(
@@ -139,7 +151,7 @@ def _trunk_inputs(
     cache_folder: pathlib.Path,
 ) -> TrunkInputs:
     shape = tuple(int(size) for size in trunk.output_shape[1:])
-    views = fitting_views(
+    views = config.cached_views and fitting_views(
         config.cached_views,
         num_images=len(index.train),
         num_val=len(index.val or ()),
