@@ -105,7 +105,7 @@ def _check(config: ClassifyConfig) -> None:
 
 def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, Any]]:
     if config.run_dir:
-        RunFolder.open(config.run_dir)  # told first, even where no image can be read
+        RunFolder.open(config.run_dir)  # its fault is named first, even where no image can be read
         return run_answers(
             config.run_dir,
             images,

@@ -139,7 +139,7 @@ def test_crt_learns_from_new_weights_on_balanced_batches(splits):
 def test_rules_that_do_not_apply_are_left_out_and_told(splits):
     recognizer, told = fit(splits, prior_corrected="--classification_loss=logit_adjusted")
     assert "head_adjusted" not in recognizer.available_rules()
-    assert "head_adjusted: left out, --classification_loss=logit_adjusted makes up" in told
+    assert "head_adjusted: left out, --classification_loss=logit_adjusted corrects" in told
     recognizer, told = fit(splits, head_norms=None)
     assert "tau_norm" not in recognizer.available_rules()
     assert "tau_norm: left out, a cosine classifier" in told
