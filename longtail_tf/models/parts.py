@@ -7,6 +7,7 @@ map that training does not move (`recognition.whitening`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Optional
 
 import tensorflow as tf
@@ -26,10 +27,23 @@ def whitening(embedder: tf.keras.Model) -> Optional[tf.keras.layers.Layer]:
     return found[0] if found else None
 
 
-def pooled_model(embedder: tf.keras.Model) -> tf.keras.Model:
-    """What the embedder takes -> all features of the backbone [B, F]."""
+def pooled_features(embedder: tf.keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function: what the embedder takes -> all features of the backbone [B, F]; not trained."""
     above = whitening(embedder) or projection(embedder)
-    return embedder if above is None else tf.keras.Model(embedder.inputs, above.input)
+    if above is None:
+        return embedder
+    names = [layer.name for layer in embedder.layers]
+    if "normalise" in names:
+        return tf.keras.Model(embedder.inputs, above.input)
+    # A top shares its layers with the whole embedder, so that `above.input` may be of that one.
+    below = embedder.layers[1 : names.index(above.name)]
+
+    def run(inputs: tf.Tensor) -> tf.Tensor:
+        for layer in below:
+            inputs = layer(inputs)
+        return inputs
+
+    return run
 
 
 def backbone_variables(embedder: tf.keras.Model) -> list[Any]:

@@ -113,7 +113,6 @@ def build_embedder(
         embedding_dim=config.embedding_dim,
         width=config.width,
         weights="" if weights == "none" else weights,
-        zero_to_one=config.weights == "imagenet",
         precision=precision,
         whitened=config.embedding_start == "whitened",
     )

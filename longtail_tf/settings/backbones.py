@@ -191,15 +191,9 @@ _KERAS = (
     _keras("keras_mobilenetv3small", 576, "-1..1", _MOBILENET_V3_SMALL, "stage5"),
     _keras("keras_mobilenetv3large", 960, "-1..1", _MOBILENET_V3_LARGE, "stage6"),
     _keras("keras_efficientnetv2b0", 1280, "imagenet", _EFFICIENTNET_V2, "stage6"),
-    _keras(
-        "keras_efficientnetv2b1", 1280, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=240
-    ),
-    _keras(
-        "keras_efficientnetv2b2", 1408, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=260
-    ),
-    _keras(
-        "keras_efficientnetv2b3", 1536, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=300
-    ),
+    _keras("keras_efficientnetv2b1", 1280, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=240),
+    _keras("keras_efficientnetv2b2", 1408, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=260),
+    _keras("keras_efficientnetv2b3", 1536, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=300),
     _keras("keras_efficientnetv2s", 1280, "-1..1", _EFFICIENTNET_V2, "stage6", image_size=384),
     _keras("keras_resnet50", 2048, "caffe", _RESNET, "stage4"),
     _keras("keras_resnet50v2", 2048, "-1..1", _RESNET, "stage4"),

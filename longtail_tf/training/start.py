@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 import sys
 import time
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +23,7 @@ from longtail_tf.images.inputs import Inputs, TrunkInputs
 from longtail_tf.images.trunk_cache import TrunkCache, cache_bytes, cached_outputs
 from longtail_tf.metrics.array_checks import unit_rows
 from longtail_tf.models import networks
-from longtail_tf.models.parts import pooled_model, projection, whitening
+from longtail_tf.models.parts import pooled_features, projection, whitening
 from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.recognition.prototypes import class_prototypes
 from longtail_tf.recognition.whitening import fit_whitening
@@ -212,18 +212,20 @@ def start_where_features_compare_best(
       seed: of the rotation.
       batch_size: images a step.
     """
-    pooled = pooled_model(model.embedder)
+    pooled = pooled_features(model.embedder)
     parts = [
-        (pooled(tf.cast(batch, tf.float32), training=False).numpy(), np.asarray(labels))
+        (pooled(tf.cast(batch, tf.float32)).numpy(), np.asarray(labels))
         for batch, labels in inputs.plain_batches("train", batch_size=batch_size)
     ]
     features, labels = (np.concatenate(part) for part in zip(*parts))
-    fixed, last = whitening(model.embedder), projection(model.embedder)
+    fixed: Any = whitening(model.embedder)
+    last: Any = projection(model.embedder)
     found = fit_whitening(features, labels, num_classes, dimension=fixed.units)
+    draws = np.random.default_rng(seed).normal(size=(last.units, last.units))
+    rotation = np.linalg.qr(draws)[0].astype(np.float32)
     fixed.set_weights([found.kernel, found.bias])
-    rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(last.units, last.units)))
-    last.set_weights([rotation.astype(np.float32)])
-    start = (features @ found.kernel + found.bias) @ rotation.astype(np.float32)
+    last.set_weights([rotation])
+    start = (features @ found.kernel + found.bias) @ rotation
     if model.neck is not None:
         scale = model.neck.get_weights()[0]
         model.neck.set_weights([scale, start.mean(axis=0), start.var(axis=0)])

@@ -20,6 +20,7 @@ from longtail_tf.datasets.shards.tf_example import BadExampleError, encode_examp
 from longtail_tf.datasets.shards.tfrecord_file import frame_records, masked_crc32c, read_records
 from longtail_tf.datasets.sources import tfrecord
 from longtail_tf.errors import UserError
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +375,7 @@ def test_shards_are_indexed_in_parallel_and_keep_their_order(tmp_path, threads):
 
     def scan(path):
         at_once.append(path)
-        side_by_side.wait(timeout=30)  # hangs where fewer are read at the same time
+        side_by_side.wait(timeout=HANG_S)  # hangs where fewer are read at the same time
         return tfrecord.scan_shard(path, keys=keys)
 
     for _ in range(2):  # the second time from what was kept

@@ -14,7 +14,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.exporting import parity, tflite_convert, tflite_metadata
 from longtail_tf.exporting.rule_head import RuleHead
 from longtail_tf.exporting.tflite_convert import KINDS, VARIANTS, DeviceModule
-from tests import export_model, stacks
+from tests import export_model, rounding, stacks
 
 COUNT = 200
 COUNTS = np.array([300] * 4 + [50] * 3 + [5] * 3)
@@ -33,6 +33,14 @@ def keras():
     return images, embeddings, embeddings @ trained.recognizer.prototypes.T
 
 
+def unclear(scores):
+    """The share of images whose best two classes are as good as equal: rounding may name either."""
+    best = -np.sort(-scores, axis=1)
+    share = np.mean(best[:, 0] - best[:, 1] < 2 * rounding.NETWORK)
+    assert share < 0.05
+    return share
+
+
 def outputs(path, images):
     interpreter = tf.lite.Interpreter(str(path))
     [key] = interpreter.get_signature_list()
@@ -42,14 +50,14 @@ def outputs(path, images):
 
 
 @pytest.mark.parametrize("variant, agreement, difference", [
-    ("float32", 1.0, 1e-5), ("float16", 0.995, 5e-3), ("dynamic", 0.97, 0.05),
+    ("float32", 1.0, rounding.NETWORK), ("float16", 0.995, 5e-3), ("dynamic", 0.97, 0.05),
     # The quantiser of TensorFlow 2.21 rounds more coarsely on this tiny network.
     ("int8", 0.97, 0.15 if stacks.KERAS_3 else 0.06),
 ])  # fmt: skip
 def test_scores_are_those_of_keras(paths, keras, variant, agreement, difference):
     images, embeddings, scores = keras
     given = outputs(paths["classifier", variant], images)
-    assert np.mean(given.argmax(axis=1) == scores.argmax(axis=1)) >= agreement
+    assert np.mean(given.argmax(axis=1) == scores.argmax(axis=1)) >= agreement - unclear(scores)
     assert np.abs(given - scores).max() <= difference
     embedded = outputs(paths["embedder", variant], images)
     assert np.abs(embedded - embeddings).max() <= difference
@@ -225,8 +233,9 @@ def test_the_report_counts_agreement_and_accuracy_by_band(paths, keras):
     assert reference["accuracy"]["all"] == pytest.approx(right.mean())
     few_shot = [right[labels == c].mean() for c in (7, 8, 9)]  # every class counts the same
     assert reference["accuracy"]["few"] == pytest.approx(np.mean(few_shot))
-    assert float32["top1_agreement"] == 1.0
-    assert float32["accuracy"] == reference["accuracy"]
+    assert float32["top1_agreement"] >= 1 - unclear(scores)
+    if not unclear(scores):
+        assert float32["accuracy"] == reference["accuracy"]
     assert float32["size_bytes"] == few["classifier", "float32"].stat().st_size
     assert int8["top1_agreement"] >= 0.97
     assert int8["meets"]

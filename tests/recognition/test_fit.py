@@ -14,6 +14,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.metrics import nearest_neighbours
 from longtail_tf.recognition import fit, recognizer
 from longtail_tf.recognition.fit import Embedded, Recognizer, evaluate_rules, fit_recognizer
+from tests import rounding
 
 # The head below leaves classes out: the rules of a head of every class do not apply.
 RULES = fit.RULES[:7]  # those of any head
@@ -70,10 +71,8 @@ def test_top_class_of_predict_is_the_argmax_of_scores(splits, fitted, monkeypatc
     monkeypatch.setattr(recognizer, "_CHUNK_CELLS", 100)  # pieces of 12 images
     for rule, scores in whole.items():
         got = fitted.predict(rule, test.embeddings, test.head_logits, k=3)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :3]
-        if rule != "head_only":  # exact ties behind the head
-            np.testing.assert_array_equal(got.class_ids, order)
-        np.testing.assert_array_equal(got.class_ids[:, 0], order[:, 0])
+        # Products of pieces have other last bits; lda's are divided by the smallest temperature.
+        rounding.assert_top_of(got.class_ids, scores, atol=1e-5 * np.abs(scores).max())
         chance = np.exp(scores - scores.max(axis=1, keepdims=True))
         chance /= chance.sum(axis=1, keepdims=True)
         picked = np.take_along_axis(chance, got.class_ids, axis=1)
@@ -136,7 +135,9 @@ def test_test_prior_shift(splits, fitted):
     test = splits[2]
     plain = fitted.scores("ncm", test.embeddings)
     np.testing.assert_allclose(
-        fitted.scores("ncm", test.embeddings, test_prior=np.full(8, 0.3)), plain, atol=1e-6
+        fitted.scores("ncm", test.embeddings, test_prior=np.full(8, 0.3)),
+        plain,
+        atol=rounding.sums_apart(2, np.abs(plain).max() + np.log(8)),
     )
     prior = np.where(np.arange(8) == 5, 1e6, 1.0)
     assert (fitted.predict("ncm", test.embeddings, test_prior=prior).class_ids == 5).mean() > 0.9
@@ -234,7 +235,13 @@ def test_knn_is_exact_in_small_blocks(splits, fitted, monkeypatch):
     whole = fitted.scores("knn", test.embeddings)
     monkeypatch.setattr(nearest_neighbours, "_GALLERY_ROWS", 37)
     monkeypatch.setattr(nearest_neighbours, "_BLOCK_CELLS", 400)
-    np.testing.assert_allclose(fitted.scores("knn", test.embeddings), whole, atol=1e-5)
+    # Two images of the gallery as near as equal may swap at the k-th place.
+    similar = -np.sort(-test.embeddings.astype(np.float64) @ fitted.gallery.T.astype(np.float64))
+    gap = similar[:, fitted.neighbours - 1] - similar[:, fitted.neighbours]
+    clear = gap > 2 * rounding.sums_apart(16)
+    assert clear.mean() > 0.9
+    found = fitted.scores("knn", test.embeddings)
+    np.testing.assert_allclose(found[clear], whole[clear], atol=1e-5 * np.abs(whole).max())
 
 
 def test_linear_is_left_out_where_it_would_take_minutes(splits, monkeypatch):

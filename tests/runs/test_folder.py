@@ -7,10 +7,9 @@ import stat
 
 import pytest
 
-from longtail_tf.errors import UserError
 from longtail_tf import files
+from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically, write_csv, write_json
-from longtail_tf.runs import folder
 from longtail_tf.runs.folder import RunFolder, provenance
 
 

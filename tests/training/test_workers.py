@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import textwrap
 
@@ -11,7 +10,7 @@ import pytest
 
 from longtail_tf.errors import UserError
 from longtail_tf.training import workers
-from tests import replica_runs, stacks
+from tests import replica_runs, stacks, waiting
 
 # Each refusal is one meeting of both workers, so one pair of processes can go through them all.
 SCRIPT = textwrap.dedent(
@@ -73,27 +72,17 @@ SCRIPT = textwrap.dedent(
 def test_workers_fail_as_one_and_say_why(tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("x")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(tmp_path / "used"), str(tmp_path / "free")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TF_CONFIG": tf_config},
-        )
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "used"), str(tmp_path / "free")]
+    first, second = (
+        waiting.started(command, env={**os.environ, "TF_CONFIG": tf_config})
         for tf_config in replica_runs.tf_configs()
-    ]
-    try:
-        (chief, _), (worker, worker_errors) = (
-            process.communicate(timeout=200) for process in processes
-        )
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 7], worker_errors[-3000:]
+    )
+    with first as first_child, second as second_child:
+        chief, worker = first_child.finish(), second_child.finish()
+    assert (chief.returncode, worker.returncode) == (0, 7), worker.stderr[-3000:]
     different = "the workers of TF_CONFIG have different data (replicas 1 against replica 0)"
     another = "another worker of TF_CONFIG cannot start: see what it says"
-    chief, worker = chief.splitlines(), worker.splitlines()
+    chief, worker = chief.stdout.splitlines(), worker.stdout.splitlines()
     assert different in chief[0] and different in worker[0]
     assert another in chief[1] and worker[1] == "worker 1 has no data"
     assert "is not empty" in chief[2] and another in worker[2]
