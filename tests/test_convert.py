@@ -227,7 +227,7 @@ def test_bad_image_is_named_and_can_be_excluded(folder, tmp_path, workers):
     assert result.num_images == 32
 
 
-def test_worker_that_dies_is_told(folder, tmp_path, monkeypatch):
+def test_worker_that_dies_is_reported(folder, tmp_path, monkeypatch):
     parent = os.getpid()
 
     def die(self, shard, count):

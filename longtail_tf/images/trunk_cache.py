@@ -22,7 +22,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -130,7 +130,7 @@ def cached_outputs(
     augment: str,
     seed: int,
     max_bad_share: float,
-    show_progress: Optional[ShowProgress] = None,
+    show_progress: ShowProgress | None = None,
 ) -> TrunkCache:
     """The outputs of `trunk` for a split: those in `folder` where they fit, else made there.
 

@@ -100,7 +100,7 @@ class TwoStreamModel(tf.keras.Model):
             trainable=False,
             aggregation=keras_version.ONLY_FIRST_REPLICA,  # every replica counts alike
         )
-        # Traced once for every batch size, or each evaluation would trace anew.
+        # Traced once for every batch size, or each evaluation would trace again.
         self.embed_images = tf.function(
             self.embed_with_logits,
             input_signature=[tf.TensorSpec([None, *embedder.input_shape[1:]], input_dtype)],

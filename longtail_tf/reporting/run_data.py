@@ -121,7 +121,7 @@ def read_run(run_dir: Any) -> RunData:
         folder.evaluation,
         folder.per_class,
         folder.embeddings,
-        remedy="write it anew with longtail_tf.evaluate",
+        remedy="write it again with longtail_tf.evaluate",
     )
     training, validation = _read_metrics(folder)
     flags_text = folder.flagfile.read_text() if folder.flagfile.is_file() else ""

@@ -191,7 +191,7 @@ def load_run(path: str) -> TrainedRun:
     folder.check_digests(
         folder.require(folder.prototypes),
         folder.weights,
-        remedy="write it anew from the last checkpoint with longtail_tf.train --resume",
+        remedy="write it again from the last checkpoint with longtail_tf.train --resume",
     )
     recognizer = Recognizer.load(folder.prototypes)
     model = build_model(config, channels=content["channels"], num_head=content["num_head"])

@@ -22,7 +22,7 @@ from longtail_tf.settings.methods import METHODS
 
 @dataclasses.dataclass(frozen=True)
 class TrainingFields:
-    """What one training run is told, as given; the help of a field says what it does."""
+    """The settings of one training run, as given; the help of a field says what it does."""
 
     method: Optional[str] = setting(
         None,

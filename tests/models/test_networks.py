@@ -78,24 +78,24 @@ def test_weights_file_starts_the_backbone(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_missing_weights_file_is_told():
+def test_missing_weights_file_is_reported():
     with pytest.raises(UserError, match="--weights=/nowhere.weights.h5: there is no such file"):
         build(weights="/nowhere.weights.h5")
 
 
-def test_weights_of_another_net_are_told(tmp_path):
+def test_weights_of_another_net_are_reported(tmp_path):
     path = str(tmp_path / "net.weights.h5")
     networks.backbone_of(build(width=8)).save_weights(path)
     with pytest.raises(UserError, match="does not fit this --backbone and --width"):
         build(weights=path)
 
 
-def test_imagenet_weights_that_do_not_exist_are_told():
+def test_imagenet_weights_that_do_not_exist_are_reported():
     with pytest.raises(UserError, match="no ImageNet weights for --backbone=resnet18v2"):
         build(backbone="resnet18v2", image_size=32, weights="imagenet")
 
 
-def test_imagenet_weights_that_cannot_be_fetched_are_told(monkeypatch):
+def test_imagenet_weights_that_cannot_be_fetched_are_reported(monkeypatch):
     def offline(*_, **__):
         raise OSError("no route")
 
