@@ -9,7 +9,7 @@ from longtail_tf.config import Config
 from longtail_tf.datasets import load_index
 from longtail_tf.losses.partial import sample_classes
 from longtail_tf.models.head_terms import MEASURED_IMAGES, SampledCrossEntropy, head_terms
-from longtail_tf.runs.data import resolve
+from longtail_tf.runs.resolve import resolve
 from longtail_tf.training.loop import compiled_model
 from tests import fakes, rounding
 from tests.models.test_two_stream_model import batch, compile_model, make_model

@@ -16,7 +16,7 @@ import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from longtail_tf import distribution, losses
-from longtail_tf.two_stream_model import TwoStreamModel
+from longtail_tf.models.two_stream_model import TwoStreamModel
 
 strategy = replicas.strategy_of("devices")
 assert strategy.num_replicas_in_sync == 2

@@ -14,16 +14,6 @@ def unit(vectors):
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def test_best_of_several_prototypes(rng):
-    owners = np.array([0, 0, 1, 2, 2, 2])
-    prototypes, vectors = unit(rng.normal(size=(6, 5))), unit(rng.normal(size=(40, 5)))
-    got = rules.prototype_scores(vectors, prototypes, owners)
-    for row, vector in zip(got, vectors):
-        for class_id in range(3):
-            best = max(float(vector @ p) for p, o in zip(prototypes, owners) if o == class_id)
-            assert row[class_id] == pytest.approx(best, abs=1e-6)
-
-
 def gated_oracle(scores, logits, weight):
     """One image: argmax over everything, then over the head only if it is a head class."""
     head = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
