@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Optional
 
 from longtail_tf.errors import UserError
 
@@ -191,15 +190,9 @@ _KERAS = (
     _keras("keras_mobilenetv3small", 576, "-1..1", _MOBILENET_V3_SMALL, "stage5"),
     _keras("keras_mobilenetv3large", 960, "-1..1", _MOBILENET_V3_LARGE, "stage6"),
     _keras("keras_efficientnetv2b0", 1280, "imagenet", _EFFICIENTNET_V2, "stage6"),
-    _keras(
-        "keras_efficientnetv2b1", 1280, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=240
-    ),
-    _keras(
-        "keras_efficientnetv2b2", 1408, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=260
-    ),
-    _keras(
-        "keras_efficientnetv2b3", 1536, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=300
-    ),
+    _keras("keras_efficientnetv2b1", 1280, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=240),
+    _keras("keras_efficientnetv2b2", 1408, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=260),
+    _keras("keras_efficientnetv2b3", 1536, "imagenet", _EFFICIENTNET_V2, "stage6", image_size=300),
     _keras("keras_efficientnetv2s", 1280, "-1..1", _EFFICIENTNET_V2, "stage6", image_size=384),
     _keras("keras_resnet50", 2048, "caffe", _RESNET, "stage4"),
     _keras("keras_resnet50v2", 2048, "-1..1", _RESNET, "stage4"),
@@ -233,8 +226,8 @@ def facts(backbone: str) -> Backbone:
     raise UserError(
         f"--backbone={backbone}: there is no such backbone"
         + (f"; did you mean {', '.join(near)}?" if near else ".")
-        + f" Expected one of {', '.join(BACKBONES)}; a Keras model of your own (FILE.keras, FILE.h5 "
-        "or a SavedModel folder, written with a /); or keras_hub:PRESET."
+        + f" Expected one of {', '.join(BACKBONES)}; a Keras model of your own (FILE.keras, "
+        "FILE.h5, or a SavedModel folder, written with a /); or keras_hub:PRESET."
     )
 
 
@@ -258,8 +251,8 @@ def check_cut(backbone: str, cut: str) -> None:
     Raises:
       UserError: see `cut_names`; the layers of a user's own model are checked once it is built.
     """
-    if cut not in cut_names(backbone) and facts(backbone).family not in ("own", "keras_hub"):
-        near: Optional[list[str]] = difflib.get_close_matches(cut, cut_names(backbone), n=1)
+    if cut not in cut_names(backbone) and facts(backbone).family != "own":
+        near = difflib.get_close_matches(cut, cut_names(backbone), n=1)
         raise UserError(
             f"{backbone} has no part {cut!r}"
             + (f" (did you mean {near[0]}?)" if near else "")
