@@ -1,5 +1,5 @@
 """Class prototypes under the name that users import; they are made in `recognition.prototypes`."""
 
-from longtail_tf.recognition.prototypes import class_prototypes, fit_prototypes, unit_rows
+from longtail_tf.recognition.prototypes import class_prototypes
 
-__all__ = ["class_prototypes", "fit_prototypes", "unit_rows"]
+__all__ = ["class_prototypes"]

@@ -113,7 +113,7 @@ def training_streams(
         for key, (sampler, augmentation, stream) in streams.items()
         if sampler is not None
     }  # fmt: skip
-    return _in_order(tf.data.Dataset.zip(datasets))
+    return in_order(tf.data.Dataset.zip(datasets))
 
 
 def evaluation_batches(
@@ -168,7 +168,7 @@ def evaluation_batches(
         return images, tf.ensure_shape(labels, [None])
 
     batches = tf.data.Dataset.range(-(-count // batch_size))
-    return _in_order(batches.map(load, num_parallel_calls=tf.data.AUTOTUNE))
+    return in_order(batches.map(load, num_parallel_calls=tf.data.AUTOTUNE))
 
 
 @contextlib.contextmanager
@@ -247,7 +247,8 @@ def _stream(
     return tf.data.Dataset.counter(start_step).map(make, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Elements prefetched, in their order, on threads of the dataset's own."""
     options = tf.data.Options()
     options.deterministic = True
     # The reader calls TensorFlow from inside a dataset's thread: with threads of their own, waiting

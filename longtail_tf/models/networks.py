@@ -26,6 +26,7 @@ from longtail_tf.models import (
     own_backbone,
 )
 from longtail_tf.models.cut import cut_at
+from longtail_tf.models.parts import POOL, PROJECTION, WHITENING, projection, whitening
 from longtail_tf.models.pixels import normalised
 from longtail_tf.settings.backbones import HEAD, check_cut, facts
 
@@ -44,6 +45,7 @@ def build_embedder(
     weights: str = "",
     pixel_range: str = "",
     precision: str = "float32",
+    whitened: bool = False,
 ) -> tf.keras.Model:
     """Builds images [B, S, S, C] in 0..255 -> features float32 [B, D], before the neck.
 
@@ -59,6 +61,7 @@ def build_embedder(
       pixel_range: what the backbone is fed, one of `settings.backbones.PIXEL_RANGES`; "" for what
         the table says of it.
       precision: "float32" or "bfloat16"; the features are float32 in both.
+      whitened: a fixed map to D numbers below the projection, which training does not move.
 
     Raises:
       UserError: weights that do not exist, cannot be fetched, or do not fit.
@@ -72,7 +75,10 @@ def build_embedder(
         pixels = normalised(images, pixel_range or entry.pixel_range, channels=seen)
         features = _pooled(net(pixels))
     if embedding_dim:
-        project = layers.Dense(embedding_dim, use_bias=False, dtype="float32", name="features")
+        if whitened:
+            fixed = layers.Dense(embedding_dim, dtype="float32", name=WHITENING, trainable=False)
+            features = fixed(features)
+        project = layers.Dense(embedding_dim, use_bias=False, dtype="float32", name=PROJECTION)
         features = project(features)
     embedder = tf.keras.Model(images, features, name="embedder")
     embedder.backbone = backbone  # whose parts it can be cut at
@@ -104,26 +110,28 @@ def split_embedder(embedder: tf.keras.Model, cut: str) -> tuple[tf.keras.Model, 
     """
     backbone = embedder.backbone
     check_cut(backbone, cut)
-    pooled = embedder.get_layer("pool")
     if cut == HEAD:
-        trunk, top = _model(embedder.inputs[0], pooled.output), _above(embedder, pooled.output)
+        trunk = _model(embedder.inputs[0], embedder.get_layer(POOL).output)
+        vectors = tf.keras.Input(trunk.output_shape[1:], name="vectors")
+        top = _model(vectors, _projected(embedder, vectors))
     else:
         net = backbone_of(embedder)
         lower, upper = cut_at(net, _first_layer(net, facts(backbone).stages.get(cut, cut)))
-        pixels = embedder.get_layer("normalise").output
-        trunk = _model(embedder.inputs[0], lower(pixels))
+        trunk = _model(embedder.inputs[0], lower(embedder.get_layer("normalise").output))
         maps = tf.keras.Input(upper.inputs[0].shape[1:], dtype=upper.inputs[0].dtype, name="maps")
-        top = _model(maps, _above(embedder, pooled.input)(upper(maps)))
+        top = _model(maps, _projected(embedder, embedder.get_layer(POOL)(upper(maps))))
     trunk.trainable = False
     return trunk, top
 
 
-def _above(embedder: tf.keras.Model, taken: tf.Tensor) -> tf.keras.Model:
-    """What follows the backbone. Where nothing does, the identity, so that a top is a model."""
-    if taken is embedder.outputs[0]:
-        vectors = tf.keras.Input(taken.shape[1:], name="vectors")
-        return _model(vectors, layers.Activation("linear", dtype="float32", name="pool")(vectors))
-    return _model(taken, embedder.outputs[0])
+def _projected(embedder: tf.keras.Model, features: tf.Tensor) -> tf.Tensor:
+    """Features through the layers of the embedder above its pool; itself where there are none."""
+    above = [layer for layer in (whitening(embedder), projection(embedder)) if layer is not None]
+    if not above and features.name.startswith("vectors"):  # a model needs a layer
+        return layers.Activation("linear", dtype="float32", name=POOL)(features)
+    for layer in above:
+        features = layer(features)
+    return features
 
 
 def _model(inputs: tf.Tensor, outputs: tf.Tensor) -> tf.keras.Model:
@@ -143,10 +151,10 @@ def _pooled(found: tf.Tensor) -> tf.Tensor:
     """A feature map or a row of tokens to one vector float32 [B, F]; a vector stays as it is."""
     rank = len(found.shape)
     if rank == 4:
-        return layers.GlobalAveragePooling2D(dtype="float32", name="pool")(found)
+        return layers.GlobalAveragePooling2D(dtype="float32", name=POOL)(found)
     if rank == 3:
-        return layers.GlobalAveragePooling1D(dtype="float32", name="pool")(found)
-    return layers.Activation("linear", dtype="float32", name="pool")(found)
+        return layers.GlobalAveragePooling1D(dtype="float32", name=POOL)(found)
+    return layers.Activation("linear", dtype="float32", name=POOL)(found)
 
 
 def _backbone(

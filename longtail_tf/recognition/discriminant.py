@@ -67,7 +67,7 @@ def fit_discriminant(
     """
     means = class_means(embeddings, labels, num_classes)
     counts = class_counts(labels, num_classes)
-    covariance = _within_classes(embeddings, labels, means, counts)
+    covariance = covariance_within_classes(embeddings, labels, means, counts)
     dimension = len(covariance)
     trace = float(np.trace(covariance))
     if trace <= _COLLAPSED * float(np.mean(np.square(means).sum(axis=1))):
@@ -107,7 +107,7 @@ def _pieces(table: np.ndarray) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(table), step))
 
 
-def _within_classes(
+def covariance_within_classes(
     embeddings: np.ndarray, labels: np.ndarray, means: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
     """Covariance [D, D] of images around their class mean, every class alike.

@@ -89,6 +89,7 @@ class RunFolder:
         self.enrollment = self.path / "enrollment.json"
         self.digests = self.path / digests.FILE
         self.export = self.path / "export"
+        self.trunk_cache = self.path / "trunk_cache"
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

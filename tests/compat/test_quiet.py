@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
-from tests import stacks
+from tests import stacks, waiting
 
 
 def run(code):
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
-    )
+    result = waiting.run([sys.executable, "-c", code])
     assert result.returncode == 0, result.stderr[-2000:]
     return result
 

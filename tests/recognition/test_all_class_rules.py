@@ -13,6 +13,7 @@ from longtail_tf.recognition import all_class_rules
 from longtail_tf.recognition.enrollment import add_class, remove_class, replace_class
 from longtail_tf.recognition.fit import Embedded, Recognizer, evaluate_rules, fit_recognizer
 from longtail_tf.settings.choices import ALL_CLASS_RULES
+from tests import rounding
 
 COUNTS = np.array([300, 90, 30, 9, 3])
 CLASSES, DIM = 5, 8
@@ -79,7 +80,7 @@ def test_without_validation_tau_is_the_papers_1(splits):
     for i in range(0, len(test.labels), 50):
         for c in range(CLASSES):
             logit = float(test.head_logits[i, c])
-            assert adjusted[i, c] == pytest.approx(logit - np.log(share[c]), rel=1e-4)
+            assert adjusted[i, c] == pytest.approx(logit - np.log(share[c]), rel=1e-4, abs=1e-6)
             assert normed[i, c] == pytest.approx(logit / norms[c], rel=1e-4, abs=1e-6)
 
 
@@ -190,6 +191,8 @@ def test_enrolling_keeps_what_still_holds(splits):
         assert not set(ALL_CLASS_RULES) & set(changed.available_rules())
     left = remove_class(recognizer, 1)
     stay = np.array([0, 2, 3, 4])
+    # Products with one column less are added up in another order.
+    sizes = np.abs(test.embeddings) @ np.abs(recognizer.crt_kernel) + np.abs(recognizer.crt_bias)
     for rule in ALL_CLASS_RULES:
         raw = dataclasses.replace(left, temperatures={})
         before = dataclasses.replace(recognizer, temperatures={})
@@ -197,6 +200,7 @@ def test_enrolling_keeps_what_still_holds(splits):
             raw.scores(rule, test.embeddings, test.head_logits[:, stay]),
             before.scores(rule, test.embeddings, test.head_logits)[:, stay],
             rtol=1e-6,
+            atol=rounding.sums_apart(DIM + 1, sizes.max()),
         )
 
 

@@ -7,9 +7,9 @@ import stat
 
 import pytest
 
+from longtail_tf import files
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically, write_csv, write_json
-from longtail_tf.runs import folder
 from longtail_tf.runs.folder import RunFolder, provenance
 
 
@@ -28,7 +28,7 @@ def test_write_atomically_keeps_the_old_file_when_writing_fails(tmp_path, monkey
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(folder.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "two")
     assert path.read_text() == "one"
