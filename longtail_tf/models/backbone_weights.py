@@ -120,7 +120,7 @@ def _load_hdf5(net: tf.keras.Model, path: str) -> None:
     with h5py.File(path, "r") as file:
         if "vars" in file and len(file["vars"]):
             raise ValueError("it is the model.weights.h5 of a run: give the run folder itself")
-        group = file["model_weights"] if "model_weights" in file else file
+        group = file.get("model_weights", file)
         if _attribute(group, "layer_names") is not None:
             _load_by_layer(net, group)
             return
@@ -141,7 +141,7 @@ def _load_by_layer(net: tf.keras.Model, group: h5py.Group) -> None:
         found = list(theirs.items())
     if not len(ours) <= len(found) <= len(ours) + _MOST_CLASSIFIER_LAYERS:
         raise ValueError(f"it has {len(found)} layers with weights, the network {len(ours)}")
-    pairs = []
+    pairs: list[tuple[Any, np.ndarray]] = []
     for layer, (name, arrays) in zip(ours, found):
         variables = layer.trainable_weights + layer.non_trainable_weights
         shapes = [tuple(variable.shape) for variable in variables]

@@ -14,8 +14,6 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 
-layers = tf.keras.layers
-
 
 def build(path: str, *, input_shape: tuple[int, int, int]) -> tf.keras.Model:
     """Loads it with the weights it holds.
@@ -72,7 +70,7 @@ def build(path: str, *, input_shape: tuple[int, int, int]) -> tf.keras.Model:
     return net
 
 
-class SavedModelLayer(layers.Layer):
+class SavedModelLayer(tf.keras.layers.Layer):
     """Calls the serving_default signature of a SavedModel, whose weights stand still.
 
     Args:

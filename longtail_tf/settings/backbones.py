@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Optional
 
 from longtail_tf.errors import UserError
 
@@ -227,8 +226,8 @@ def facts(backbone: str) -> Backbone:
     raise UserError(
         f"--backbone={backbone}: there is no such backbone"
         + (f"; did you mean {', '.join(near)}?" if near else ".")
-        + f" Expected one of {', '.join(BACKBONES)}; a Keras model of your own (FILE.keras, FILE.h5 "
-        "or a SavedModel folder, written with a /); or keras_hub:PRESET."
+        + f" Expected one of {', '.join(BACKBONES)}; a Keras model of your own (FILE.keras, "
+        "FILE.h5, or a SavedModel folder, written with a /); or keras_hub:PRESET."
     )
 
 
@@ -252,8 +251,8 @@ def check_cut(backbone: str, cut: str) -> None:
     Raises:
       UserError: see `cut_names`; the layers of a user's own model are checked once it is built.
     """
-    if cut not in cut_names(backbone) and facts(backbone).family not in ("own", "keras_hub"):
-        near: Optional[list[str]] = difflib.get_close_matches(cut, cut_names(backbone), n=1)
+    if cut not in cut_names(backbone) and facts(backbone).family != "own":
+        near = difflib.get_close_matches(cut, cut_names(backbone), n=1)
         raise UserError(
             f"{backbone} has no part {cut!r}"
             + (f" (did you mean {near[0]}?)" if near else "")
