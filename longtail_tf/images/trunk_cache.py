@@ -55,7 +55,7 @@ class TrunkCache:
     outputs: np.ndarray
     sources: np.ndarray
     labels: np.ndarray
-    rows: Optional[np.ndarray] = None
+    rows: np.ndarray | None = None
 
     @property
     def views(self) -> int:
@@ -73,7 +73,7 @@ class TrunkCache:
         return self.outputs[views, rows], self.sources[views, rows]
 
     def plain_batches(
-        self, batch_size: int, rows: Optional[np.ndarray] = None
+        self, batch_size: int, rows: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Images as they are, all or `rows`, in order: (outputs [<= batch_size, ...], labels)."""
         if rows is None:

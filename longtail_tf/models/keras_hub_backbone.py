@@ -12,6 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from longtail_tf.compat import quiet_imports
+from longtail_tf.errors import UserError
+from longtail_tf.settings.backbones import HUB
+
 layers = tf.keras.layers
 
 # Their first token speaks for the image; of others the mean of all tokens does.
