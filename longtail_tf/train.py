@@ -40,7 +40,8 @@ def run(config: Config) -> RunResult:
     from longtail_tf.runs.folder import RunFolder
     from longtail_tf.runs.resolve import resolve_for
     from longtail_tf.runs.streams import head_size
-    from longtail_tf.training import choice, finish, loop, start, workers
+    from longtail_tf.settings.checks import seconds_of
+    from longtail_tf.training import choice, finish, loop, plan, start, workers
     from longtail_tf.training.checkpoints import Checkpoints
 
     loop.prepare_tensorflow(threads=config.threads)
@@ -48,6 +49,9 @@ def run(config: Config) -> RunResult:
     with workers.Team(replicas=config.replicas) as team:
         index = index_of(config)
         settings = resolve_for(config, index)
+        if config.time_budget:
+            budget = seconds_of(config.time_budget)
+            settings = plan.within_budget(settings, index, seconds=budget)
         num_head = head_size(settings, index.class_counts)
         with team.claim(settings.run_dir, resume=settings.resume) as folder:
             records.begin(folder, settings, index, num_head=num_head)

@@ -56,7 +56,8 @@ FROM_PRETRAINED: dict[str, Any] = {
     "embedding_start": "whitened",
 }
 ALL_OF_A_PRETRAINED_RATE = 0.1  # backbone_rate where nothing stands still
-PRETRAINED_PASSES = 4.0
+PRETRAINED_PASSES = (6.0, 2.0)  # at most, at least
+PRETRAINED_STEPS = 2000  # between these
 _SIDES_READ = 32  # files whose size is looked at
 
 
@@ -241,17 +242,21 @@ def usual_whole_batch(
 def usual_steps(
     values: dict[str, Any], config: Config, *, num_images: int, pretrained: bool
 ) -> int:
-    """Train steps: as given; or from passes, which are 4 from pretrained weights; or 2,000."""
+    """Train steps: as given, or from passes as given.
+
+    Else 2,000 from random weights; from pretrained ones 6 passes, or 2,000 steps if those are less,
+    but at least 2 passes.
+    """
     if config.steps is not None:
         return config.steps
-    passes = config.passes
-    if passes is None:
-        if not pretrained:
-            return RANDOM_STEPS
-        passes = PRETRAINED_PASSES
     whole = values["classes_per_batch"] * values["images_per_class"] * config.has_whole_stream
-    a_step = values["head_batch_size"] * config.has_head_stream + whole
-    return max(1, math.ceil(passes * num_images / a_step))
+    a_pass = num_images / (values["head_batch_size"] * config.has_head_stream + whole)
+    if config.passes is not None:
+        return max(1, math.ceil(config.passes * a_pass))
+    if not pretrained:
+        return RANDOM_STEPS
+    most, least = PRETRAINED_PASSES
+    return math.ceil(max(min(most * a_pass, PRETRAINED_STEPS), least * a_pass))
 
 
 def usual_side(index: DatasetIndex) -> int:

@@ -10,6 +10,7 @@ from typing import Optional
 
 from longtail_tf.settings.choices import (
     AUGMENTATIONS,
+    AUTO_RULE,
     BACKBONES,
     CLASSIFICATION_LOSSES,
     METRIC_LOSSES,
@@ -295,7 +296,10 @@ class TrainingFields:
 
     # recognition
     inference_rule: str = setting(
-        "gated", "Rule that names the class; all that apply are evaluated.", choices=RULES
+        "gated",
+        "Rule that names the class; auto: chosen by images the network was not trained on. All "
+        "that apply are evaluated.",
+        choices=(AUTO_RULE, *RULES),
     )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
     false_accept_rate: float = setting(
