@@ -92,6 +92,7 @@ def run(config: Config) -> RunResult:
             )
             report.write_report(folder.path, index=index)
             records.show_results(done.run, results)
+            start.remove_own_cache(folder)
             return RunResult(folder.path, results["rules"])
 
 

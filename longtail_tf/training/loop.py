@@ -48,6 +48,8 @@ def compile_for(
     model: TwoStreamModel, config: ResolvedConfig, index: DatasetIndex, *, num_head: int
 ) -> None:
     """Gives a network its losses and optimizers, ready for `fit`; in the scope of its strategy."""
+    if not config.steps:
+        return  # nothing is trained
     has_head_update = config.has_head_stream
     joint = config.schedule == "joint" and has_head_update
     model.compile(

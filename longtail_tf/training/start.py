@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shutil
 import sys
 import time
 from typing import Any, Optional
@@ -86,6 +87,11 @@ def network_over(
     model, _ = _network(config, index, num_head=num_head)
     _set_start(model, inputs, config, index)
     return Start(model, inputs)
+
+
+def remove_own_cache(folder: RunFolder) -> None:
+    """Deletes the trunk outputs that a finished run keeps in its own folder."""
+    shutil.rmtree(folder.trunk_cache, ignore_errors=True)
 
 
 def plain_copy(
@@ -207,9 +213,10 @@ class CacheProgress:
         if now - self._shown_at < (0.5 if on_terminal else 10) and done < total:
             return
         self._shown_at = now
+        left = format_seconds((total - done) / max(self.rate, 1e-9))
         text = (
-            f"frozen trunk over {self._name} images: {done:,}/{total:,}  {self.rate:,.0f} images/s  "
-            f"{format_seconds((total - done) / max(self.rate, 1e-9))} left"
+            f"frozen trunk over {self._name} images: {done:,}/{total:,}  "
+            f"{self.rate:,.0f} images/s  {left} left"
         )
         end = "\n" if done == total or not on_terminal else ""
         print(f"\r\x1b[K{text}" if on_terminal else text, end=end, file=self._stream, flush=True)
