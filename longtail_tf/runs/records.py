@@ -13,6 +13,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically, write_csv, write_json
 from longtail_tf.head_set import head_table
 from longtail_tf.metrics import shot_bands, tables
+from longtail_tf.runs import kept_backbone
 from longtail_tf.runs.folder import FORMAT_VERSION, RunFolder, provenance
 from longtail_tf.runs.saved_settings import load_settings
 from longtail_tf.runs.streams import head_sampler, whole_sampler
@@ -48,6 +49,7 @@ def begin(folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, *, num
     if config.resume:
         _check_unchanged(folder, config, index)
     else:
+        kept_backbone.keep(config.backbone, folder.path)
         with folder.recording(folder.config, folder.classes, folder.head_set):
             _write_settings(folder, config, index, num_head=num_head)
     for note in index.notes:

@@ -1,7 +1,8 @@
 """Fills in the settings that depend on the data set, so that config.flags repeats the run.
 
 One rule a setting, each stated here and printed in the plan of a run. Pretrained means: the
-backbone starts from weights that others learned (`--weights` other than none).
+backbone starts from weights that others learned (`--weights` other than none, or a network that
+brings its own).
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from longtail_tf.config import Config, ResolvedConfig
 from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
 from longtail_tf.recognition.linear_refit import MAX_CELLS
-from longtail_tf.settings.choices import ALL_CLASS_RULES, ANY_HEAD_RULES, CIFAR_BACKBONES
+from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.saved_settings import load_settings
+from longtail_tf.settings.backbones import CIFAR_BACKBONES, brings_weights, facts
+from longtail_tf.settings.choices import ALL_CLASS_RULES, ANY_HEAD_RULES
 from longtail_tf.settings.fields import TrainingFields
 
 SMALL_IMAGE_PX = 64  # up to here a CIFAR-stem net from random weights
@@ -113,7 +117,7 @@ def resolve(
       UserError: P is more than the number of classes; images of 0 px.
     """
     backbone, weights = usual_backbone(config, side)
-    pretrained = weights != "none"
+    pretrained = weights != "none" or brings_weights(backbone)
     head: dict[str, Any] = {}
     if config.head_auto:
         every = num_classes <= LARGEST_FULL_HEAD
@@ -139,6 +143,7 @@ def resolve(
         "image_size": usual_image_size(config.image_size, side, is_files=is_files),
         "backbone": backbone,
         "weights": weights,
+        "pixel_range": usual_pixel_range(config.pixel_range, backbone, weights),
         "train_from": usual_train_from(config.train_from, pretrained=pretrained),
         "width": config.width or (USUAL_WIDTH if backbone in CIFAR_BACKBONES else None),
         "classes_per_batch": classes_per_batch,
@@ -195,6 +200,14 @@ def usual_backbone(config: Config, side: int) -> tuple[str, str]:
             backbone = PHOTO_BACKBONE
             weights = "imagenet" if weights == "auto" else weights
     return backbone, "none" if weights == "auto" else weights
+
+
+def usual_pixel_range(given: str, backbone: str, weights: str) -> str:
+    """What the backbone is fed: as given; as the run was whose weights it gets; or by the table."""
+    if given != "auto":
+        return given
+    run = RunFolder(weights)
+    return load_settings(run).pixel_range if run.config.is_file() else facts(backbone).pixel_range
 
 
 def usual_train_from(given: str, *, pretrained: bool) -> str:

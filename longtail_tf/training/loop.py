@@ -18,7 +18,7 @@ from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.runs import training_losses
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.streams import distributed_streams, head_sampler, whole_sampler
-from longtail_tf.settings.choices import CIFAR_BACKBONES
+from longtail_tf.settings.backbones import facts
 from longtail_tf.training import workers
 from longtail_tf.training.callbacks import Checkpointing, Estimate, TrainingLog, Validation
 from longtail_tf.training.checkpoints import Checkpoints
@@ -160,7 +160,7 @@ def show_replicas(config: ResolvedConfig, strategy: tf.distribute.Strategy) -> N
     processes = workers.count_of(strategy)
     text = f"{strategy.num_replicas_in_sync} replicas share each batch"
     text += f", in {processes} workers" if processes > 1 else ""
-    if config.backbone not in CIFAR_BACKBONES and config.train_from == "all":
+    if not facts(config.backbone).synchronised and config.train_from == "all":
         text += (
             f"; the batch normalisation inside {config.backbone} is of each replica's own images, "
             "so the weights will differ from those of one replica"
