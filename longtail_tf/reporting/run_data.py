@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from longtail_tf.errors import UserError
 from longtail_tf.metrics.shot_bands import BANDS
-from longtail_tf.reporting import npz
 from longtail_tf.reporting.class_tables import Classes, PerClass, read_classes, read_per_class
 from longtail_tf.runs.folder import RunFolder
 
@@ -116,7 +121,7 @@ def read_run(run_dir: Any) -> RunData:
         folder.evaluation,
         folder.per_class,
         folder.embeddings,
-        remedy="write it anew with longtail_tf.evaluate",
+        remedy="write it again with longtail_tf.evaluate",
     )
     training, validation = _read_metrics(folder)
     flags_text = folder.flagfile.read_text() if folder.flagfile.is_file() else ""
@@ -160,19 +165,55 @@ def _read_metrics(folder: RunFolder) -> tuple[list, list]:
 def _read_recognised(folder: RunFolder) -> Recognised | None:
     if not folder.embeddings.is_file():
         return None
-    names = npz.array_names(folder.embeddings)
+    names = array_names(folder.embeddings)
     if not {"labels", "predictions", "rows"} <= set(names):
         return None
     labels, predictions, rows = (
-        npz.whole_array(folder.embeddings, name).astype(np.int64)
+        read_array(folder.embeddings, name).astype(np.int64)
         for name in ("labels", "predictions", "rows")
     )
     confidences = None
     if "confidences" in names:
-        confidences = npz.whole_array(folder.embeddings, "confidences").astype(np.float64)
+        confidences = read_array(folder.embeddings, "confidences").astype(np.float64)
     by_rule = {
-        name[len(_BY_RULE) :]: npz.whole_array(folder.embeddings, name).astype(np.int64)
+        name[len(_BY_RULE) :]: read_array(folder.embeddings, name).astype(np.int64)
         for name in names
         if name.startswith(_BY_RULE)
     }
     return Recognised(labels, predictions, rows, confidences, by_rule)
+
+
+def array_names(path: Any) -> list[str]:
+    """Names of the arrays in an .npz file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    with _arrays(path) as arrays:
+        return list(arrays.files)
+
+
+def read_array(path: Any, name: str) -> np.ndarray:
+    """One array of an .npz file; the others stay on disk.
+
+    Raises:
+      UserError: the file is damaged or has no such array.
+    """
+    with _arrays(path) as arrays:
+        if name not in arrays.files:
+            raise UserError(
+                f"{path} has no array {name!r}, only {', '.join(arrays.files)}: evaluate the run "
+                "again with this longtail_tf."
+            )
+        return arrays[name]
+
+
+@contextlib.contextmanager
+def _arrays(path: Any) -> Iterator[Any]:
+    try:
+        with open(path, "rb") as file, np.load(file) as arrays:
+            yield arrays
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it from a copy.") from error

@@ -14,8 +14,9 @@ from longtail_tf.files import write_atomically, write_csv, write_json
 from longtail_tf.head_set import head_table
 from longtail_tf.metrics import shot_bands, tables
 from longtail_tf.runs.folder import FORMAT_VERSION, RunFolder, provenance
+from longtail_tf.runs.saved_settings import load_settings
 from longtail_tf.runs.streams import head_sampler, whole_sampler
-from longtail_tf.runs.trained_run import TrainedRun, load_settings
+from longtail_tf.runs.trained_run import TrainedRun
 from longtail_tf.settings.flags import flagfile_text
 from longtail_tf.settings.methods import departures
 
@@ -52,6 +53,33 @@ def begin(folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, *, num
     logging.info("%s", _summary(config, index, num_head=num_head))
 
 
+def settle(
+    folder: RunFolder,
+    config: ResolvedConfig,
+    index: DatasetIndex,
+    *,
+    num_head: int,
+    trials: dict[str, Any] | None = None,
+) -> None:
+    """Writes settings that were open when the run began, and what decided them.
+
+    Args:
+      folder: of the run.
+      config: settings, decided.
+      index: the data set.
+      num_head: classes of the head classifier.
+      trials: for start.json; None where nothing was tried.
+    """
+    if trials is not None:
+        write_json(
+            folder.start,
+            {**trials, "provenance": provenance(data_digest=index.digest, seed=config.seed)},
+        )
+    if dataclasses.replace(config, resume=False) != load_settings(folder):
+        with folder.recording(folder.config, folder.classes, folder.head_set):
+            _write_settings(folder, config, index, num_head=num_head)
+
+
 def show_results(run: TrainedRun, results: dict[str, Any]) -> None:
     """Prints the table of rules and the commands to type next."""
     folder = run.folder.path
@@ -73,6 +101,28 @@ def show_results(run: TrainedRun, results: dict[str, Any]) -> None:
         folder,
         folder,
     )
+
+
+def show_stop(config: ResolvedConfig, step: int) -> None:
+    """Says where a signal stopped the training, and how it goes on."""
+    logging.info(
+        "stopped at step %s of %s and saved; continue with\n"
+        "  python -m longtail_tf.train --run_dir=%s --resume",
+        f"{step:,}",
+        f"{config.steps:,}",
+        config.run_dir,
+    )
+
+
+def what_must_agree(
+    config: ResolvedConfig, index: DatasetIndex, *, start_step: int
+) -> dict[str, Any]:
+    """What must be the same in every process of a training."""
+    return {
+        "settings": weights_settings(config),
+        "data": index.digest,
+        "checkpoints": start_step,
+    }
 
 
 def weights_settings(config: ResolvedConfig) -> dict[str, Any]:

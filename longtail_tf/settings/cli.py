@@ -34,6 +34,7 @@ def launch(
     description: Optional[str],
     *,
     positional: Optional[str] = None,
+    complete: Optional[Callable[[dict[str, Any]], dict[str, Any]]] = None,
     argv: Optional[Sequence[str]] = None,
 ) -> None:
     """Parses the command line into `settings_class` and calls `run` with it.
@@ -43,6 +44,7 @@ def launch(
       settings_class: frozen dataclass of `settings.setting` fields.
       description: the entry module's docstring, printed above the flags by `--help`.
       positional: name of the field that takes positional arguments (files to classify, ...).
+      complete: given settings by name -> those and others, before they are checked together.
       argv: the command line, `sys.argv` when None.
 
     Raises:
@@ -59,7 +61,8 @@ def launch(
         if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
             print(help_text(settings_class, description, positional=positional))
             return
-        settings = parse(settings_class, arguments, positional=positional)
+        values = parse_values(settings_class, arguments, positional=positional)
+        settings = settings_class(**(complete(values) if complete else values))
         _log_plainly()
         run(settings)
     except (UserError, absl_flags.Error) as error:
@@ -75,7 +78,14 @@ def launch(
 def parse(
     settings_class: type, arguments: Sequence[str], *, positional: Optional[str] = None
 ) -> Any:
-    """Settings from command-line arguments; what stands on the line beats every flagfile.
+    """Settings from command-line arguments, as `parse_values` reads them."""
+    return settings_class(**parse_values(settings_class, arguments, positional=positional))
+
+
+def parse_values(
+    settings_class: type, arguments: Sequence[str], *, positional: Optional[str] = None
+) -> dict[str, Any]:
+    """The settings that are given, by name; what stands on the line beats every flagfile.
 
     Raises:
       UserError: an unknown flag (with the nearest name), or stray positional arguments.
@@ -90,9 +100,7 @@ def parse(
         near = difflib.get_close_matches(error.flagname, names, n=1)
         hint = f"did you mean --{near[0]}?" if near else "--help lists every flag."
         raise UserError(f"there is no flag --{error.flagname}: {hint}") from error
-    return flags.config_from_flags(
-        settings_class, flag_values, positional=positional, arguments=rest
-    )
+    return flags.given_values(settings_class, flag_values, positional=positional, arguments=rest)
 
 
 def help_text(

@@ -239,8 +239,7 @@ class CollapseSentinel:
             raise UserError(
                 f"step {step}: the features have collapsed onto one point (spread "
                 f"{record['spread']:.4f}, whole_loss {record['whole_loss']:.4f} = margin): lower "
-                "--learning_rate, lengthen --warmup_steps, or let the head stream lead with "
-                "--head_only_steps."
+                "--learning_rate, or lengthen --warmup_steps."
             )
 
 

@@ -19,7 +19,7 @@ from longtail_tf.datasets.string_table import StringTable
 from longtail_tf.datasets.wording import listing
 from longtail_tf.errors import UserError
 
-_FAULTS_TOLD = 5
+_FAULTS_NAMED = 5
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 OPTIONS: Mapping[str, Option] = {
     "channels": Option("3", str, ("1", "3")),
@@ -152,11 +152,11 @@ def _read_rows(file: Any, path: str, options: Mapping[str, Any], rows: _Rows) ->
         else:
             size = _file_size(rows.root, name, line, faults)
             rows.add(name, label, split, size, line)
-    faults.tell()
+    faults.refuse()
 
 
 class _Faults:
-    """The bad lines of a table: all are counted, the first are told."""
+    """The bad lines of a table: all are counted, the first are named."""
 
     def __init__(self, path: str) -> None:
         self._path, self._count = path, 0
@@ -164,10 +164,10 @@ class _Faults:
 
     def add(self, line: int, fault: str, remedy: str) -> None:
         self._count += 1
-        if len(self._first) < _FAULTS_TOLD:
+        if len(self._first) < _FAULTS_NAMED:
             self._first.append((line, fault, remedy))
 
-    def tell(self) -> None:
+    def refuse(self) -> None:
         """Raises one sentence over all of them, if there are any."""
         if not self._count:
             return
@@ -175,10 +175,10 @@ class _Faults:
         if self._count == 1:
             line, fault, _ = self._first[0]
             raise UserError(f"{self._path}, line {line}, {fault}; {remedies}")
-        told = ", ".join(f"line {line} {fault}" for line, fault, _ in self._first)
+        named = ", ".join(f"line {line} {fault}" for line, fault, _ in self._first)
         rest = self._count - len(self._first)
         more = f", and {rest:,} more" if rest else ""
-        raise UserError(f"{self._path} has {self._count:,} bad lines: {told}{more}; {remedies}")
+        raise UserError(f"{self._path} has {self._count:,} bad lines: {named}{more}; {remedies}")
 
 
 def _file_size(root: str, name: str, line: int, faults: _Faults) -> int:
@@ -213,7 +213,7 @@ def _order_classes(path: str, rows: _Rows) -> tuple[StringTable, np.ndarray]:
                 f"has the label {names[ids[row]]}, but all labels are numbers",
                 "give whole numbers from 0, or names, and leave unlabelled images out",
             )
-        faults.tell()
+        faults.refuse()
         order = sorted(range(len(names)), key=values.__getitem__)
     new_ids = np.empty(len(names), np.int32)
     new_ids[order] = np.arange(len(names), dtype=np.int32)

@@ -95,7 +95,7 @@ def _name_classes(
     unique, counts = np.unique(names, return_counts=True)
     if counts.max() > 1:
         raise UserError(
-            f"{path} has class_names that come twice: {listing(unique[counts > 1])}; "
+            f"{path} has class_names that come twice: {listing(unique[counts > 1].tolist())}; "
             "give every class its own name"
         )
     return StringTable.from_strings(names.tolist()), labels.astype(np.int32)
