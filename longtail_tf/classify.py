@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def _check(config: ClassifyConfig) -> None:
 
 def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, Any]]:
     if config.run_dir:
-        RunFolder.open(config.run_dir)  # told first, even where no image can be read
+        RunFolder.open(config.run_dir)  # its fault is named first, even where no image can be read
         return run_answers(
             config.run_dir,
             images,
@@ -120,7 +120,7 @@ def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, 
     return server_answers(config.server, images, k_top=config.k_top)
 
 
-def _read(name: str) -> Optional[bytes]:
+def _read(name: str) -> bytes | None:
     try:
         return read_bytes(name, most_bytes=MOST_IMAGE_BYTES)
     except OSError:

@@ -26,8 +26,14 @@ from longtail_tf.head_set import select_head
 from longtail_tf.inspection.count_curve import count_curve_png
 from longtail_tf.inspection.tail_report import tail_facts
 from longtail_tf.inspection.tail_text import tail_text
-from longtail_tf.runs.data import usual_augment, usual_image_size, usual_whole_batch
 from longtail_tf.runs.folder import provenance
+from longtail_tf.runs.resolve import (
+    SMALL_IMAGE_PX,
+    usual_augment,
+    usual_image_size,
+    usual_side,
+    usual_whole_batch,
+)
 from longtail_tf.settings import cli, setting
 from longtail_tf.settings.choices import AUGMENTATIONS, MIXING_AUGMENTATIONS
 from longtail_tf.settings.terminal import plain, plain_name, quoted
@@ -154,7 +160,7 @@ def _check(config: InspectConfig) -> dict[str, Any]:
         )
     elif report.num_errors:
         raise UserError(
-            f"{config.data} has {plural(report.num_errors, 'fault')}: mend them, or list the "
+            f"{config.data} has {plural(report.num_errors, 'fault')}: repair them, or list the "
             "images to leave out with --quarantine=FILE and train with --exclude=FILE."
         )
     return content
@@ -169,6 +175,9 @@ def _show_progress(done: int, total: int) -> None:
 def _show_batch(config: InspectConfig, index: DatasetIndex, num_head: int) -> None:
     from longtail_tf.inspection.batch_preview import write_batch_preview
 
+    is_files = index.image_shape is None
+    side = usual_side(index)
+    photos = is_files and side > SMALL_IMAGE_PX
     classes_per_batch, images_per_class = usual_whole_batch(
         config.classes_per_batch,
         config.images_per_class,
@@ -179,12 +188,12 @@ def _show_batch(config: InspectConfig, index: DatasetIndex, num_head: int) -> No
         index,
         config.show_batch,
         num_head=num_head,
-        image_size=usual_image_size(config.image_size, index.image_shape),
+        image_size=usual_image_size(config.image_size, side, is_files=is_files),
         head_batch_size=config.head_batch_size,
         classes_per_batch=classes_per_batch,
         images_per_class=images_per_class,
-        head_augment=usual_augment(config.head_augment, index.flip_is_valid),
-        whole_augment=usual_augment(config.whole_augment, index.flip_is_valid),
+        head_augment=usual_augment(config.head_augment, index.flip_is_valid, windows=photos),
+        whole_augment=usual_augment(config.whole_augment, index.flip_is_valid, windows=photos),
     )
 
 

@@ -1,5 +1,7 @@
 """Class prototypes under the name that users import; they are made in `recognition.prototypes`."""
 
-from longtail_tf.recognition.prototypes import class_prototypes, fit_prototypes, unit_rows
+from __future__ import annotations
 
-__all__ = ["class_prototypes", "fit_prototypes", "unit_rows"]
+from longtail_tf.recognition.prototypes import class_prototypes
+
+__all__ = ["class_prototypes"]

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# make_venv.sh VENV EXTRAS: a virtual environment with longtail_tf and the extras, checked.
+# make_venv.sh VENV EXTRAS: a virtual environment with longtail_tf and the extras (may be empty),
+# checked.
 # Takes $PYTHON, or the first Python of find_python.sh, and says which stack that gives.
 set -euo pipefail
 venv=$1
@@ -26,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 log=$venv/install.log
 # The pip that old Pythons bring searches these requirements for many minutes; a newer one does not.
 "$venv/bin/python" -m pip install -q --upgrade "pip>=24" >"$log" 2>&1 || true
-if ! "$venv/bin/python" -m pip install -q -e ".[$extras]" >>"$log" 2>&1; then
+if ! "$venv/bin/python" -m pip install -q -e ".${extras:+[$extras]}" >>"$log" 2>&1; then
   tail -n 20 "$log" >&2
   echo "installation failed; the whole log is in $log" >&2
   exit 1

@@ -1,4 +1,4 @@
-"""Test set-up: no GPU, quiet TensorFlow, one thread count so that bits repeat."""
+"""Test set-up: no GPU, quiet TensorFlow, one thread count so that bits repeat, no hoarding."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The order in which a sum is shared out depends on the threads, hence its last bits too: as many
+# on every machine. Two, so that what threads can break is tested.
+for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "2")
 
+import contextlib  # noqa: E402
+import ctypes  # noqa: E402
+import gc  # noqa: E402
 import pathlib  # noqa: E402
+import sys  # noqa: E402
 
 import numpy as np  # noqa: E402
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 
 from tests import stacks  # noqa: E402
@@ -21,6 +30,32 @@ REAL_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(autouse=True)
 def _seed_numpy():
     np.random.seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left_behind():
+    """After each file: no process goes on, and the memory of its graphs goes back."""
+    yield
+    left = {child: told for child, told in _children().items() if "resource_tracker" not in told}
+    for child in left:
+        child.kill()
+    psutil.wait_procs(left)
+    if "keras" in sys.modules:
+        sys.modules["keras"].backend.clear_session()
+        gc.collect()
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):  # glibc keeps what was freed; two workers share a machine
+            libc.malloc_trim(0)
+    assert not left, f"left running; start processes with tests.waiting: {list(left.values())}"
+
+
+def _children() -> dict:
+    """The child processes of this one, and their command lines."""
+    found = {}
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[child] = " ".join(child.cmdline()) or child.name()
+    return found
 
 
 @pytest.fixture

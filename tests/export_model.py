@@ -67,7 +67,6 @@ def trained() -> Trained:
     rng = np.random.default_rng(0)
     recognizer = Recognizer(
         prototypes=prototypes.astype(np.float32),
-        prototype_classes=np.arange(CLASSES),
         num_classes=CLASSES,
         num_head=HEAD,
         class_counts=np.bincount(labels, minlength=CLASSES),

@@ -9,17 +9,17 @@ into two logical devices. A run with "stop_at" sends itself SIGTERM when that st
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
 
 import numpy as np
 
-from tests import fakes
+from tests import fakes, waiting
 
 TINY = dict(
     head_num_classes=3,
@@ -35,31 +35,23 @@ TINY = dict(
 HEAVY = {"tensorflow_addons", "keras_cv", "matplotlib", "grpc", "tensorflow_datasets", "sklearn"}
 
 
-def start(runs: list, **environment: str) -> subprocess.Popen:
-    """Starts a process that makes the runs, one after the other."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.replica_runs", json.dumps(runs)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
-def finish(process: subprocess.Popen, timeout_s: float = 400) -> str:
-    """What the process printed; it must have gone well."""
-    out, err = process.communicate(timeout=timeout_s)
-    assert process.returncode == 0, err[-4000:]
-    return out
-
-
-def finish_all(processes: list) -> list:
-    """Their output; no process is left behind, whatever happens."""
-    try:
-        return [finish(process) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+def finish(*processes: list, environments: tuple = ({},)) -> list:
+    """What each process printed that made its runs, one after the other; all must go well."""
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(
+                waiting.started(
+                    [sys.executable, "-m", "tests.replica_runs", json.dumps(runs)],
+                    env={**os.environ, **environment},
+                )
+            )
+            for runs, environment in zip(processes, environments)
+        ]
+        for child in children:  # one that failed may leave the others waiting for it
+            child.wait_until(lambda: any(each.process.poll() for each in children))
+        failed = [child.err for child in children if child.process.poll()]
+        assert not failed, failed[-1][-4000:]
+        return [child.out for child in children]
 
 
 def tf_configs() -> list:

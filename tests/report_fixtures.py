@@ -204,8 +204,7 @@ def make_run(
                  labels=labels.astype(np.int32), rows=rows, predictions=predictions,
                  confidences=confidences.astype(np.float32))  # fmt: skip
     if "prototypes.npz" not in missing:
-        np.savez(folder / "prototypes.npz", prototypes=prototypes.astype(np.float32),
-                 prototype_classes=np.arange(num_classes, dtype=np.int32))  # fmt: skip
+        np.savez(folder / "prototypes.npz", prototypes=prototypes.astype(np.float32))
     return types.SimpleNamespace(
         name="omniglot_lt", digest=digest, test=FakeSplit(labels, encoded=encoded)
     )

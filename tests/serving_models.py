@@ -14,11 +14,13 @@ import os
 import pathlib
 import shutil
 import tempfile
-import time
+import threading
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+
+from tests.waiting import HANG_S
 
 CLASSES = (b"red", b"green", b"blue")
 
@@ -160,15 +162,29 @@ def serving(**settings):
     try:
         yield server
     finally:
+        close_channels(server.address)
         server.stop(5.0)
 
 
+_channels: dict = {}
+
+
+def close_channels(address):
+    """Closes what `stubs` opened to a server, whether the test went well or not."""
+    for channel in _channels.pop(address, ()):
+        channel.close()
+
+
 def stubs(address):
-    """Official stubs (PredictionService, ModelService) and their channel."""
+    """Official stubs (PredictionService, ModelService) and their channel.
+
+    The channel closes with the `serving` that started the server.
+    """
     import grpc
     from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
     channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+    _channels.setdefault(address, []).append(channel)
     return (
         prediction_service_pb2_grpc.PredictionServiceStub(channel),
         model_service_pb2_grpc.ModelServiceStub(channel),
@@ -189,7 +205,30 @@ def predict_request(name="m", signature="", version=None, **inputs):
     return request
 
 
-def refusal(method, request, timeout=10):
+@contextlib.contextmanager
+def held_back(monkeypatch):
+    """A server of this process begins no run of a model within the block; gives what has come.
+
+    What must happen while a model runs then needs no model that runs just long enough.
+    """
+    from longtail_tf.serving.servable import Servable
+
+    arrived, may_run, run = threading.Semaphore(0), threading.Event(), Servable.run
+
+    def run_later(self, signature, arrays):
+        arrived.release()
+        may_run.wait(HANG_S)
+        return run(self, signature, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Servable, "run", run_later)
+        try:
+            yield arrived
+        finally:
+            may_run.set()
+
+
+def refusal(method, request, timeout=HANG_S):
     """(code name, message) of a call that must fail."""
     import grpc
     import pytest
@@ -197,14 +236,3 @@ def refusal(method, request, timeout=10):
     with pytest.raises(grpc.RpcError) as caught:
         method(request, timeout=timeout)
     return caught.value.code().name, caught.value.details()
-
-
-def wait_for(condition, timeout_s=20.0):
-    """Returns the first true value of `condition()`."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise TimeoutError(f"{condition} stayed false for {timeout_s} s")

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from longtail_tf.datasets.conversion import plan
 from longtail_tf.datasets.shards.tfrecord_file import read_records
 from longtail_tf.datasets.sources import tfrecord
 from longtail_tf.errors import UserError
+from tests import waiting
 
 
 @pytest.fixture
@@ -163,13 +163,8 @@ def test_goes_on_after_a_kill(tmp_path):
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(3000) % 7)
     arguments = [f"--data=npz:{tmp_path / 'x.npz'}", "--shard_megabytes=0.2", "--workers=2"]
     command = [sys.executable, "-m", "longtail_tf.convert", *arguments, f"--out={tmp_path / 'out'}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("out/train-*"))) < 5 and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with waiting.started(command) as child:  # its end is a SIGKILL
+        child.wait_until(lambda: len(list(tmp_path.glob("out/train-*"))) >= 5)
     before = shard_bytes(tmp_path / "out")
     assert before
     for name in before:
@@ -234,7 +229,7 @@ def test_bad_image_is_named_and_can_be_excluded(folder, tmp_path, workers):
     assert result.num_images == 32
 
 
-def test_worker_that_dies_is_told(folder, tmp_path, monkeypatch):
+def test_worker_that_dies_is_reported(folder, tmp_path, monkeypatch):
     parent = os.getpid()
 
     def die(self, shard, count):

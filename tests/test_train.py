@@ -267,25 +267,27 @@ def stop_at(step, monkeypatch):
     [
         dict(),
         dict(schedule="joint"),
-        dict(optimizer="adamw", learning_rate=0.01, head_only_steps=2),
+        dict(
+            optimizer="adamw", learning_rate=0.01, backbone_rate=0.1, clip_norm=1.0, stay_near=0.1
+        ),
         dict(metric_loss="none"),
         dict(classification_loss="none", head_num_classes=None),
         dict(memory_size=20, head_sampled_classes=2),
         dict(metric_loss="none", reweight_from=0.5),
         dict(metric_loss="none", head_sampling="balanced"),
-        dict(schedule="joint", classify_whole=True, metric_loss="prototype", weight_average=0.9),
+        dict(schedule="joint", classify_whole=True, metric_loss="prototype"),
         dict(schedule="joint", compare_head=True, metric_loss="supcon", memory_size=20),
     ],
     ids=[
         "alternate",
         "joint",
-        "head_first_adamw",
+        "two_rates_adamw",
         "head_alone",
         "whole_alone",
         "memory_sampled",
         "reweighted",
         "balanced",
-        "shared_prototypes_averaged",
+        "shared_prototypes",
         "compared_head_remembered",
     ],
 )
@@ -324,6 +326,28 @@ def test_resume_takes_the_settings_from_the_run_folder(tmp_path, monkeypatch):
         stop_at(1, context)
         train.run(config)
     argv = ["train", f"--run_dir={config.run_dir}", "--resume"]
+    monkeypatch.setattr("sys.argv", argv)
+    train.main()
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "lost"),
+    [
+        (["--run_dir", "RUN", "--resume"], None),
+        (["--run_dir=RUN", "--resume=True"], None),
+        (["-run_dir=RUN", "-resume"], None),
+        (["--resume", "--run_dir=RUN"], "config.flags"),
+    ],
+)
+def test_resume_is_found_however_it_is_written(tmp_path, monkeypatch, flags, lost):
+    config = tiny(tmp_path, steps=2)
+    with monkeypatch.context() as context:
+        stop_at(1, context)
+        train.run(config)
+    if lost:
+        (tmp_path / "run" / lost).unlink()
+    argv = ["train", *(flag.replace("RUN", config.run_dir) for flag in flags)]
     monkeypatch.setattr("sys.argv", argv)
     train.main()
     assert (tmp_path / "run" / "evaluation.json").exists()
@@ -376,7 +400,7 @@ def test_weights_of_another_run_start_the_backbone(done, tmp_path):
     a = ours.model.embedder.get_layer("backbone").get_weights()[0]
     b = theirs.model.embedder.get_layer("backbone").get_weights()[0]
     np.testing.assert_allclose(a, b, atol=1e-6)
-    with pytest.raises(UserError, match="does not fit this --backbone and --width"):
+    with pytest.raises(UserError, match="of width 4, which does not fit resnet8 of width 8"):
         train.run(tiny(tmp_path, "wide", weights=str(done.run_dir), width=8, steps=1))
 
 

@@ -58,7 +58,7 @@ def step_of(name: str, classes: int):
     import tensorflow as tf
 
     from longtail_tf import losses
-    from longtail_tf.training.learning_rate import WarmupSchedule, build_optimizer
+    from longtail_tf.training.learning_rate import build_optimizer, learning_rate_schedule
 
     width = classes // HEAD_SHARE if name.startswith("head") else classes
     points = tf.random.stateless_normal([BATCH, DIM], [0, 1])
@@ -97,7 +97,7 @@ def step_of(name: str, classes: int):
             tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
         )
 
-    schedule = WarmupSchedule(0.01, steps=10**6, warmup_steps=10, shape="cosine")
+    schedule = learning_rate_schedule(0.01, steps=10**6, warmup_steps=10, shape="cosine")
     optimizer = build_optimizer("sgd", schedule, momentum=0.9, weight_decay=5e-4)
     optimizer.build([kernel])
 

@@ -62,9 +62,9 @@ def batches():
 
 
 def optimizer():
-    from longtail_tf.training.learning_rate import WarmupSchedule, build_optimizer
+    from longtail_tf.training.learning_rate import build_optimizer, learning_rate_schedule
 
-    schedule = WarmupSchedule(0.01, steps=10**6, warmup_steps=10, shape="cosine")
+    schedule = learning_rate_schedule(0.01, steps=10**6, warmup_steps=10, shape="cosine")
     return build_optimizer("sgd", schedule, momentum=0.9, weight_decay=5e-4)
 
 

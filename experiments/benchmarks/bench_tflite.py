@@ -49,7 +49,6 @@ def device_module(flags: argparse.Namespace) -> tflite_convert.DeviceModule:
     prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
     recognizer = Recognizer(
         prototypes=prototypes,
-        prototype_classes=np.arange(classes),
         num_classes=classes,
         num_head=2,
         class_counts=np.full(classes, 10),

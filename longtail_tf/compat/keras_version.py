@@ -36,6 +36,11 @@ def share_of_replica(loss: tf.Tensor) -> tf.Tensor:
     return loss if replicas == 1 else loss / tf.cast(replicas, loss.dtype)
 
 
+def all_layers(model: Any) -> list[Any]:
+    """Every layer in a model, those inside layers too: in Keras 3 a layer is no tf.Module."""
+    return list(model._flatten_layers() if KERAS_3 else model.submodules)
+
+
 def load_all_weights(model: Any, path: str) -> None:
     """Loads a `.weights.h5` file; where Keras 3 only warns that it skips layers, this refuses.
 

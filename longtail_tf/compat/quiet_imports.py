@@ -1,8 +1,8 @@
-"""The only place that imports keras-cv and tensorflow-addons.
+"""The only place that imports keras-cv, keras-hub and tensorflow-addons.
 
-Both are imported when first used, never at start-up. keras-cv (through keras-core) prints its
+They are imported when first used, never at start-up. keras-cv (through keras-core) prints its
 backend to *stdout*, which would corrupt `--json` output; tensorflow-addons warns of its end of
-life. Exactly these two are silenced here, nothing else.
+life. Exactly these two lines are silenced here, nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,21 @@ def keras_cv() -> ModuleType:
     """Returns the keras-cv module, without its line on stdout."""
     with contextlib.redirect_stdout(io.StringIO()):
         return importlib.import_module("keras_cv")
+
+
+def keras_hub() -> ModuleType:
+    """Returns the keras-hub module, an optional extra.
+
+    Raises:
+      UserError: it is not installed, or cannot be imported beside the installed Keras.
+    """
+    try:
+        return importlib.import_module("keras_hub")
+    except ImportError as error:
+        raise UserError(
+            f"--backbone=keras_hub:... needs the package keras-hub ({error}): with Python 3.12 or "
+            "later, pip install 'longtail_tf[keras_hub]'; before that, choose another --backbone."
+        ) from error
 
 
 def tensorflow_addons() -> ModuleType:

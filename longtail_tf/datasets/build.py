@@ -83,12 +83,16 @@ def build_index(
             imbalance_factor=imbalance_factor,
             seed=seed,
             rows=rows,
+            by_count=True,
         )
         split[rows] = UNUSED
         split[kept] = TRAIN
+        left = count_classes(labels, rows=kept, num_classes=num_classes)
+        left = left[left > 0]
         notes.append(
             f"The training split is cut long-tailed by {imbalance_factor:g} (seed {seed}): "
-            f"{plural(len(kept), 'image')} of {len(rows):,} stay."
+            f"{plural(len(kept), 'image')} of {len(rows):,} stay, {left.max():,} to "
+            f"{left.min():,} a class."
         )
     counts = count_classes(labels, rows=rows_where(split, TRAIN), num_classes=num_classes)
     notes += _handle_untrained(source, split, counts, untrained)

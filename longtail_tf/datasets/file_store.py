@@ -52,7 +52,7 @@ class FileStore:
             except OSError as error:
                 raise UserError(
                     f"the image {path} cannot be read any more ({error.strerror}); restore it, "
-                    "or start again to read the folder anew"
+                    "or start again, so that the folder is read again"
                 ) from error
         return files
 

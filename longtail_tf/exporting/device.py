@@ -38,7 +38,7 @@ RUNTIMES = (
 UNKNOWN_LABEL = "unknown"
 RECOGNISER_FILE, LABELS_FILE = "recognizer.json", "labels.txt"
 DIGEST_FILE = "model.sha256"
-PROTOTYPES_FILE, PROTOTYPE_CLASSES_FILE = "prototypes.npy", "prototype_classes.npy"
+PROTOTYPES_FILE = "prototypes.npy"
 JPEG_SCALES = (8, 4, 2)
 MOST_MODEL_BYTES = 8 << 30
 
@@ -49,7 +49,7 @@ class Candidate:
 
     label: str
     class_id: int  # -1: unknown
-    score: float  # cosine to the class's nearest prototype, -1..1
+    score: float  # cosine to the class's prototype, -1..1
     probability: float  # calibrated, over all known classes
 
 
@@ -79,7 +79,6 @@ class DeviceClassifier:
         self.labels = files[LABELS_FILE].decode().split("\n")[:-1]
         if self.kind == "embedder":
             self.prototypes = np.load(io.BytesIO(files[PROTOTYPES_FILE]))
-            self.prototype_classes = np.load(io.BytesIO(files[PROTOTYPE_CLASSES_FILE]))
         interpreter_class, self.runtime = load_runtime(runtime)
         try:
             with quiet_interpreter():
@@ -99,7 +98,7 @@ class DeviceClassifier:
         if image.shape != expected or image.dtype != np.uint8:
             raise UserError(
                 f"An image of shape {image.shape} and type {image.dtype} came; this model takes "
-                f"uint8 {expected}, pixels 0..255: use longtail_tf.tflite.read_image."
+                f"uint8 {expected}, pixels 0..255: use longtail_tf.exporting.device.read_image."
             )
         return self._run(image=image[np.newaxis].astype(self._input_type))[self.output][0]
 
@@ -111,12 +110,10 @@ class DeviceClassifier:
         return embedding / max(float(np.linalg.norm(embedding)), 1e-12)
 
     def scores(self, image: np.ndarray) -> np.ndarray:
-        """Cosine to each class's nearest prototype, float32 [C]."""
+        """Cosine to each class's prototype, float32 [C]."""
         if self.kind == "classifier":
             return self.outputs(image)
-        scores = np.full(len(self.labels), -1.0, np.float32)
-        np.maximum.at(scores, self.prototype_classes, self.prototypes @ self.embed(image))
-        return scores
+        return self.prototypes @ self.embed(image)
 
     def classify(self, image: np.ndarray, top_k: int = 5) -> list[Candidate]:
         """The best classes of a uint8 image [S, S, C], best first.
@@ -149,7 +146,6 @@ class DeviceClassifier:
         mean = np.mean([self.embed(image) for image in images], axis=0)
         prototype = mean / max(float(np.linalg.norm(mean)), 1e-12)
         self.prototypes = np.concatenate([self.prototypes, prototype[np.newaxis]])
-        self.prototype_classes = np.append(self.prototype_classes, len(self.labels))
         self.labels = [*self.labels, label]
 
 

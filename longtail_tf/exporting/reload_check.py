@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -24,7 +25,7 @@ class _NotOurs:
 
     blocked = ("longtail_tf", "keras_cv", "tensorflow_addons")
 
-    def find_spec(self, name, path=None, target=None):  # noqa: D102
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:  # noqa: D102
         if name.split(".")[0] in self.blocked:
             raise ImportError(f"{name} is blocked: an export must load without it")
 
@@ -35,6 +36,8 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tensorflow.core.framework import tensor_pb2  # noqa: E402
+
+Arrays = dict[str, Any]  # name -> numpy array
 
 
 def main(folder: str, inputs_path: str, outputs_path: str) -> None:
@@ -67,23 +70,24 @@ def main(folder: str, inputs_path: str, outputs_path: str) -> None:
     check_finite(outputs)
     check_session_path(folder, requests, outputs)
     outputs["warmup_records"] = np.array(replay_warmup(folder, loaded))
-    np.savez(outputs_path, **{k: as_plain(v) for k, v in outputs.items()})
+    plain: Arrays = {name: as_plain(value) for name, value in outputs.items()}
+    np.savez(outputs_path, **plain)
 
 
-def run(function, request):
+def run(function: Any, request: dict[str, Any]) -> Arrays:
     """Outputs of a signature as numpy arrays."""
     tensors = function(**{name: tf.constant(value) for name, value in request.items()})
     return {name: value.numpy() for name, value in tensors.items()}
 
 
-def check_finite(outputs):
+def check_finite(outputs: Arrays) -> None:
     """Every float that comes out is a number."""
     for name, value in outputs.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             fail(f"{name} holds {np.sum(~np.isfinite(value))} values that are not finite")
 
 
-def check_session_path(folder, requests, outputs):
+def check_session_path(folder: str, requests: dict[str, dict[str, Any]], outputs: Arrays) -> None:
     """The TF1 session gives the bits that the TF2 loader gave."""
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=1
@@ -106,7 +110,7 @@ def check_session_path(folder, requests, outputs):
                     fail(f"{key}/{name} differs between the TF1 session and the TF2 loader")
 
 
-def replay_warmup(folder, loaded):
+def replay_warmup(folder: str, loaded: Any) -> int:
     """Runs every warm-up request as the server would; returns how many there were."""
     path = os.path.join(folder, "assets.extra", "tf_serving_warmup_requests")
     count = 0
@@ -135,7 +139,7 @@ def replay_warmup(folder, loaded):
     return count
 
 
-def fields(raw):
+def fields(raw: bytes) -> list[tuple[int, bytes]]:
     """(field number, payload) of each field of a message whose fields are all length-delimited."""
     out, at = [], 0
     while at < len(raw):
@@ -148,7 +152,7 @@ def fields(raw):
     return out
 
 
-def varint(raw, at):
+def varint(raw: bytes, at: int) -> tuple[int, int]:
     """A protobuf varint at `at`, and the position after it."""
     value = shift = 0
     while True:
@@ -158,14 +162,14 @@ def varint(raw, at):
             return value, at
 
 
-def image_example(file):
+def image_example(file: bytes) -> bytes:
     """A serialized tf.Example of one encoded image."""
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))
     features = tf.train.Features(feature={"image/encoded": feature})
     return tf.train.Example(features=features).SerializeToString()
 
 
-def as_plain(value):
+def as_plain(value: np.ndarray) -> np.ndarray:
     """Strings as UTF-8 text, so that the file needs no pickle."""
     if value.dtype != object:
         return value
@@ -173,7 +177,7 @@ def as_plain(value):
     return np.array(flat).reshape(value.shape)
 
 
-def fail(sentence):
+def fail(sentence: str) -> NoReturn:
     """Ends the process with the sentence the gates show."""
     one_line = " ".join(sentence.split())[:MAX_SENTENCE]
     print(f"GATE: {one_line}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The inference rule as a graph: embeddings in, one score per class out.
 
-The same arithmetic as `classifiers.Recognizer.scores`, in TensorFlow; `tests/test_export_rules.py`
+The same arithmetic as `Recognizer.scores`, in TensorFlow; `tests/exporting/test_rules.py`
 and the parity gate of every export hold the two together.
 """
 
@@ -35,7 +35,7 @@ class RuleHead(tf.Module):
         """Takes the arrays of a fitted recognizer.
 
         Args:
-          recognizer: a fitted `classifiers.Recognizer`.
+          recognizer: a fitted `recognition.fit.Recognizer`.
           rule: one of GRAPH_RULES.
 
         Raises:
@@ -48,13 +48,8 @@ class RuleHead(tf.Module):
         self.num_head = int(recognizer.num_head)
         self.temperature = float(recognizer.temperatures.get(rule, 1.0))
         self.gate_weight = float(recognizer.gate_weight) if rule == "gated" else 0.0
-        # every rule keeps the prototypes: "unknown" is told by them (Recognizer.is_unknown)
+        # Every rule keeps the prototypes: they say what is unknown (Recognizer.is_unknown).
         self.prototypes = _constant(recognizer.prototypes, "prototypes")
-        self.center = _optional(recognizer.center, "center")
-        self.bias = _optional(recognizer.prototype_bias, "prototype_bias")
-        table = prototype_table(np.asarray(recognizer.prototype_classes), self.num_classes)
-        one_each = np.array_equal(table[:, 0], np.arange(len(recognizer.prototypes)))
-        self.table = None if one_each else tf.Variable(table, trainable=False, name="table")
         self.head_temperature = 1.0
         if rule in MATRIX_RULES:
             self._take_matrix(*recognizer.matrix(rule))
@@ -71,15 +66,8 @@ class RuleHead(tf.Module):
         return self.rule in HEAD_LOGIT_RULES or (self.rule == "gated" and self.gate_weight != 0.0)
 
     def prototype_scores(self, embedding: tf.Tensor) -> tf.Tensor:
-        """Cosine [N, C] of unit embeddings [N, D] to each class's nearest prototype."""
-        if self.center is not None:
-            embedding = unit_rows(embedding - self.center)
-        cosine = tf.matmul(embedding, self.prototypes, transpose_b=True)
-        if self.bias is not None:
-            cosine += self.bias
-        if self.table is not None:
-            cosine = tf.reduce_max(tf.gather(cosine, self.table, axis=1), axis=2)
-        return cosine
+        """Cosine [N, C] of unit embeddings [N, D] to each class's prototype."""
+        return tf.matmul(embedding, self.prototypes, transpose_b=True)
 
     def scores(self, embedding: tf.Tensor, head_logits: tf.Tensor | None) -> tf.Tensor:
         """Calibrated logits [N, C] of unit embeddings [N, D] and head logits [N, H]."""
@@ -113,16 +101,6 @@ class RuleHead(tf.Module):
         ranked += best - tf.reduce_max(ranked, axis=-1, keepdims=True)
         gated = tf.concat([ranked, scores[:, self.num_head :]], axis=-1)
         return tf.where(is_head[:, tf.newaxis], gated, scores)
-
-
-def unit_rows(rows: tf.Tensor) -> tf.Tensor:
-    """Rows [N, D] scaled to length 1; a zero row stays zero.
-
-    Written out, with its axis: `tf.math.l2_normalize` without one converts to TFLite wrongly and
-    without a word, and its own TFLite operation does not run on GPU delegates.
-    """
-    squares = tf.reduce_sum(rows * rows, axis=-1, keepdims=True)
-    return rows * tf.math.rsqrt(squares + 1e-12)
 
 
 def check_rule(recognizer: Any, rule: str, *, has_head: bool = True) -> None:
@@ -168,27 +146,6 @@ def check_rule(recognizer: Any, rule: str, *, has_head: bool = True) -> None:
             "every class (--head_all) that is not corrected in the same way already; choose "
             "another rule."
         )
-
-
-def prototype_table(prototype_classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Rows of each class's prototypes, int32 [C, K]; short rows repeat their first entry.
-
-    Raises:
-      UserError: a class has no prototype.
-    """
-    counts = np.bincount(prototype_classes, minlength=num_classes)
-    if len(counts) > num_classes or not counts.all():
-        missing = np.flatnonzero(counts[:num_classes] == 0)
-        raise UserError(
-            f"The prototypes cover classes 0..{len(counts) - 1} with {len(missing)} missing "
-            f"(first: {missing[:1].tolist()}), the run has {num_classes} classes: fit the "
-            "recognizer again with longtail_tf.evaluate."
-        )
-    order = np.argsort(prototype_classes, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    columns = np.arange(counts.max())
-    inside = np.where(columns[None, :] < counts[:, None], columns[None, :], 0)
-    return order[starts[:, None] + inside].astype(np.int32)
 
 
 def _optional(array: Any, name: str) -> tf.Variable | None:

@@ -38,7 +38,7 @@ def build_serving_module(
 
     Args:
       model: has `embed_with_logits(images, training) -> (embedding [N, D], logits [N, H] | None)`.
-      recognizer: a fitted `classifiers.Recognizer`.
+      recognizer: a fitted `recognition.fit.Recognizer`.
       class_names: name of each class id, C of them.
       image_size: side S of the network's input, px.
       channels: 1 or 3.

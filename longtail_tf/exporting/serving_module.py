@@ -57,6 +57,7 @@ class ServingModule(tf.Module):
         super().__init__(name="longtail_tf_serving")
         # In a closure, not an attribute: a tracked Keras model would be saved with a traced
         # function for every layer (training branches too) and with its optimizer.
+        self.embed: Callable[[tf.Tensor], Any]
         if rule_head.needs_head_logits:
             self.embed = lambda images: model.embed_with_logits(images, training=False)
         else:

@@ -2,7 +2,7 @@
 
 | file | in | out |
 |---|---|---|
-| classifier_V.tflite | image [1, S, S, C] | `scores` [1, C]: cosine to each class's nearest prototype |
+| classifier_V.tflite | image [1, S, S, C] | `scores` [1, C]: cosine to each class's prototype |
 | embedder_V.tflite | image [1, S, S, C] | `embedding` [1, D], unit length; prototypes lie in the file |
 
 V is float32, float16 (weights), dynamic (int8 weights) or int8 (all, uint8 pixels in, float out).
@@ -13,7 +13,7 @@ Softmax and top-k stay on the host: in int8 they would leave a few dozen distinc
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import tensorflow as tf
 from longtail_tf.compat.quiet import quiet_converter, quiet_saving
 from longtail_tf.errors import UserError
 from longtail_tf.exporting.device import quiet_interpreter
-from longtail_tf.exporting.rule_head import RuleHead, unit_rows
+from longtail_tf.exporting.rule_head import RuleHead
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
 KINDS = {"classifier": "scores", "embedder": "embedding"}
@@ -38,7 +38,9 @@ class DeviceModule(tf.Module):
         self.rule_head = rule_head
         # the vector before the network's own normalisation, so that ours (no L2_NORMALIZATION
         # operation, which GPU delegates refuse) is the only one
-        self.vector = lambda images: model.neck_output(model.features(images, False), False)
+        self.vector: Callable[[tf.Tensor], Any] = lambda images: model.neck_output(
+            model.features(images, False), False
+        )
         self.spec = tf.TensorSpec([1, image_size, image_size, channels], tf.float32, INPUT_NAME)
 
     def function(self, kind: str, *, integer: bool = False) -> Any:
@@ -59,10 +61,7 @@ class DeviceModule(tf.Module):
             return {KINDS["classifier"]: self.rule_head.prototype_scores(embed(image))}
 
         def embedder(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            embedding = embed(image)
-            if self.rule_head.center is not None:
-                embedding = to_unit(embedding - self.rule_head.center)
-            return {KINDS["embedder"]: embedding}
+            return {KINDS["embedder"]: embed(image)}
 
         body = classifier if kind == "classifier" else embedder
         concrete = tf.function(
@@ -143,6 +142,16 @@ def check_raw_pixels(model: bytes) -> None:
             f"The int8 model's input is {details['dtype'].__name__} with scale and zero point "
             f"{details['quantization']}, not uint8 with (1.0, 0): calibrate over 0..255."
         )
+
+
+def unit_rows(rows: tf.Tensor) -> tf.Tensor:
+    """Rows [N, D] scaled to length 1; a zero row stays zero.
+
+    Written out, with its axis: `tf.math.l2_normalize` without one converts to TFLite wrongly and
+    without a word, and its own TFLite operation does not run on GPU delegates.
+    """
+    squares = tf.reduce_sum(rows * rows, axis=-1, keepdims=True)
+    return rows * tf.math.rsqrt(squares + 1e-12)
 
 
 def _integer_unit_rows(rows: tf.Tensor) -> tf.Tensor:

@@ -18,11 +18,10 @@ from longtail_tf.exporting.rule_head import RuleHead
 from longtail_tf.exporting.serving_module import labels_text
 from longtail_tf.files import write_atomically, write_json
 from longtail_tf.images import preprocess
-from longtail_tf.recognition.inference_rules import prototype_scores
 
 DEVICE_RULE = "ncm"
 _SAID = {
-    "classifier": "Cosine to the nearest prototype of each class, -1..1.",
+    "classifier": "Cosine to the prototype of each class, -1..1.",
     "embedder": "Unit-length embedding; compare with prototypes.npy by a dot product.",
 }
 
@@ -70,7 +69,6 @@ def write_tflite_files(
         files = {"labels.txt": labels, device.RECOGNISER_FILE: json.dumps(info).encode()}
         if kind == "embedder":
             files[device.PROTOTYPES_FILE] = _npy(recognizer.prototypes, np.float32)
-            files[device.PROTOTYPE_CLASSES_FILE] = _npy(recognizer.prototype_classes, np.int32)
         for variant in variants:
             raw = tflite_convert.convert(module, kind, variant, calibration)
             description = tflite_metadata.Description(
@@ -170,10 +168,4 @@ def keras_scores(model: Any, recognizer: Any, images: np.ndarray) -> np.ndarray:
         model.embed_with_logits(tf.constant(images[at : at + _BATCH_SIZE]))[0].numpy()
         for at in range(0, len(images), _BATCH_SIZE)
     ]
-    return prototype_scores(
-        np.concatenate(embeddings),
-        recognizer.prototypes,
-        recognizer.prototype_classes,
-        center=recognizer.center,
-        bias=recognizer.prototype_bias,
-    )
+    return np.concatenate(embeddings) @ recognizer.prototypes.T

@@ -113,7 +113,7 @@ def training_streams(
         for key, (sampler, augmentation, stream) in streams.items()
         if sampler is not None
     }  # fmt: skip
-    return _in_order(tf.data.Dataset.zip(datasets))
+    return in_order(tf.data.Dataset.zip(datasets))
 
 
 def evaluation_batches(
@@ -168,7 +168,7 @@ def evaluation_batches(
         return images, tf.ensure_shape(labels, [None])
 
     batches = tf.data.Dataset.range(-(-count // batch_size))
-    return _in_order(batches.map(load, num_parallel_calls=tf.data.AUTOTUNE))
+    return in_order(batches.map(load, num_parallel_calls=tf.data.AUTOTUNE))
 
 
 @contextlib.contextmanager
@@ -177,10 +177,10 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        told = re.search(r"UserError: ([^\n]+)", str(error))
-        if told is None:
+        found = re.search(r"UserError: ([^\n]+)", str(error))
+        if found is None:
             raise
-        raise UserError(told[1]) from error
+        raise UserError(found[1]) from error
 
 
 def _stream(
@@ -247,7 +247,8 @@ def _stream(
     return tf.data.Dataset.counter(start_step).map(make, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Elements prefetched, in their order, on threads of the dataset's own."""
     options = tf.data.Options()
     options.deterministic = True
     # The reader calls TensorFlow from inside a dataset's thread: with threads of their own, waiting

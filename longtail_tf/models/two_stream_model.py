@@ -23,7 +23,6 @@ from longtail_tf.losses.statistics import spread
 from longtail_tf.models.cosine_head import CosineHead
 from longtail_tf.models.head_terms import head_terms, shared_head_loss
 from longtail_tf.models.replicas import all_replicas, batch_norm
-from longtail_tf.models.weight_average import WeightAverage
 
 layers = tf.keras.layers
 
@@ -47,11 +46,20 @@ class TwoStreamModel(tf.keras.Model):
 
     A batch holds the streams it is trained on: both, or one alone for the baselines.
 
+    `whole_embedder()` gives images -> features: the embedder, with the frozen trunk below it where
+    there is one.
+
     Args:
-      embedder: images [B, S, S, C] in 0..255 -> features [B, D], from `build_embedder`.
+      embedder: images [B, S, S, C] in 0..255 -> features [B, D], from `build_embedder`; or what
+        is trained above a frozen trunk: its outputs [B, ...] -> features.
       num_head_classes: H; head classes are the ids 0 .. H-1. 0 for no head classifier.
       neck: batch normalisation between features and embedding.
       cosine_head: a cosine classifier instead of a linear one.
+      keep_norms: the batch norms inside the embedder go on with the statistics they have, in
+        training too; their scales and shifts are trained.
+      input_dtype: of what `embed_images` takes: uint8 images, float16 trunk outputs.
+      whole_embedder: images -> features, of which `embedder` is the part above a frozen trunk; it
+        is neither trained nor saved from here.
     """
 
     def __init__(
@@ -61,11 +69,17 @@ class TwoStreamModel(tf.keras.Model):
         num_head_classes: int,
         neck: bool = True,
         cosine_head: bool = False,
+        keep_norms: bool = False,
+        input_dtype: str = "uint8",
+        whole_embedder: Optional[tf.keras.Model] = None,
         name: str = "two_stream_model",
     ) -> None:
         super().__init__(name=name)
         self.embedder = embedder
+        # A function, as Keras saves every network that an attribute or property gives it.
+        self.whole_embedder: Callable[[], tf.keras.Model] = lambda: whole_embedder or embedder
         self.num_head_classes = num_head_classes
+        self.keep_norms = keep_norms
         self.embedding_dim = int(embedder.output_shape[-1])
         # No shift: prototypes compare angles about the origin (Luo 2019, section 3.5).
         self.neck = (
@@ -78,6 +92,11 @@ class TwoStreamModel(tf.keras.Model):
                 if cosine_head
                 else layers.Dense(num_head_classes, use_bias=False, name="head")
             )
+        # Until `compile` is called there is nothing to train with.
+        self.head_optimizer: Any = None
+        self.whole_optimizer: Any = None
+        self.classification_loss: Any = None
+        self.metric_loss: Any = None
         self.step = self.add_weight(
             name="step",
             shape=(),
@@ -86,10 +105,10 @@ class TwoStreamModel(tf.keras.Model):
             trainable=False,
             aggregation=keras_version.ONLY_FIRST_REPLICA,  # every replica counts alike
         )
-        # Traced once for every batch size, or each evaluation would trace anew.
+        # Traced once for every batch size, or each evaluation would trace again.
         self.embed_images = tf.function(
             self.embed_with_logits,
-            input_signature=[tf.TensorSpec([None, *embedder.input_shape[1:]], tf.uint8)],
+            input_signature=[tf.TensorSpec([None, *embedder.input_shape[1:]], input_dtype)],
             jit_compile=False,
         )
         self.call(tf.zeros([1, *embedder.input_shape[1:]]))
@@ -103,6 +122,7 @@ class TwoStreamModel(tf.keras.Model):
 
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Images -> features float32 [B, D]: what the metric loss compares."""
+        training = training and not self.keep_norms
         return self.embedder(tf.cast(images, tf.float32), training=training)
 
     def neck_output(self, features: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -124,6 +144,7 @@ class TwoStreamModel(tf.keras.Model):
             "num_head_classes": self.num_head_classes,
             "neck": self.neck is not None,
             "cosine_head": isinstance(self.head, CosineHead),
+            "keep_norms": self.keep_norms,
         }
 
     @classmethod
@@ -148,7 +169,7 @@ class TwoStreamModel(tf.keras.Model):
         mine: str = "global",
         classify_whole: bool = False,
         compare_head: bool = False,
-        weight_average: float = 0.0,
+        stay_near: float = 0.0,
         jit_compile: bool = False,
     ) -> None:
         """Sets what `fit` trains with.
@@ -170,7 +191,8 @@ class TwoStreamModel(tf.keras.Model):
           classify_whole: in a joint schedule, images of head classes in the whole batch feed the
             classification loss too, from the same forward pass.
           compare_head: in a joint schedule, head images feed the metric loss too.
-          weight_average: decay of a running average of the weights, `averaged`; 0 for none.
+          stay_near: weight of half the squared distance of the embedder's weights from those it has
+            now (Li 2018, arXiv:1802.01483, L2-SP); 0: none.
           jit_compile: compile the step with XLA; always passed on, as Keras 3 would default to
             "auto".
 
@@ -182,17 +204,17 @@ class TwoStreamModel(tf.keras.Model):
         if (classify_whole or compare_head) and schedule != "joint":
             name = "classify_whole" if classify_whole else "compare_head"
             raise UserError(f"{name} needs one update on both losses: schedule='joint'.")
-        super().compile(optimizer=head_optimizer or whole_optimizer, jit_compile=jit_compile)
-        self.head_optimizer: Any = head_optimizer
-        self.whole_optimizer: Any = whole_optimizer
-        self.classification_loss: Any = classification_loss
-        self.metric_loss: Any = metric_loss
+        optimizer = head_optimizer or whole_optimizer
+        super().compile(optimizer=getattr(optimizer, "main", optimizer), jit_compile=jit_compile)
+        self.head_optimizer, self.whole_optimizer = head_optimizer, whole_optimizer
+        self.classification_loss, self.metric_loss = classification_loss, metric_loss
         self.schedule = schedule
         self.classification_weight, self.metric_weight = classification_weight, metric_weight
         self.unit_features = unit_features
         self.margin, self.distance_metric, self.mine = margin, distance_metric, mine
         self.classify_whole, self.compare_head = classify_whole, compare_head
-        self.averaged = WeightAverage(self, weight_average) if weight_average else None
+        self.stay_near = stay_near
+        self._start = _copies(self.embedder.trainable_variables) if stay_near else []
         names = HEAD_METRICS * (classification_loss is not None)
         names += WHOLE_METRICS * (metric_loss is not None)
         self._means = {name: tf.keras.metrics.Mean(name=name) for name in names}
@@ -212,8 +234,6 @@ class TwoStreamModel(tf.keras.Model):
                 if stream in data:
                     self._update({stream: data[stream]})
         self.step.assign_add(1)
-        if self.averaged is not None:
-            self.averaged.update(self.step)
         return {name: mean.result() for name, mean in self._means.items()}
 
     def _update(self, streams: dict[str, Batch]) -> None:
@@ -241,6 +261,8 @@ class TwoStreamModel(tf.keras.Model):
                 compared = list(streams.values()) if self.compare_head else [streams["whole"]]
                 seen = features if self.compare_head else features[num_head:]
                 loss += self.metric_weight * self._whole_loss(*labels_and_rows(*compared), seen)
+            if self.stay_near:
+                loss += self.stay_near * self._distance_from_start()
             # Replicas' gradients are summed, so each brings its share of the mean.
             loss /= tf.distribute.get_replica_context().num_replicas_in_sync
         variables = self._variables_of("head" if "head" in streams else "whole")
@@ -280,10 +302,14 @@ class TwoStreamModel(tf.keras.Model):
             self._means[name].update_state(value)
         return loss
 
+    def _distance_from_start(self) -> tf.Tensor:
+        now = keras_version.tf_variables(self.embedder.trainable_variables)
+        return tf.add_n([tf.nn.l2_loss(weight - start) for weight, start in zip(now, self._start)])
+
     def _variables_of(self, stream: str) -> list[tf.Variable]:
         """What an update of this stream moves: the head update everything, the whole update the
         embedder alone, since the metric loss is taken before the neck."""
-        variables = list(self.embedder.trainable_variables)
+        variables = list(self.embedder.trainable_variables)  # what is frozen is not among them
         if stream == "head":
             variables += self.neck.trainable_variables if self.neck is not None else []
             variables += self.head.trainable_variables
@@ -311,3 +337,7 @@ def labels_and_rows(*batches: Batch) -> tuple[tf.Tensor, tf.Tensor]:
     """Labels and source rows of the batches one after the other, each int [B]."""
     labels, rows = ([batch[part] for batch in batches] for part in (1, 2))
     return tf.concat(labels, axis=0), tf.concat(rows, axis=0)
+
+
+def _copies(variables: list[Any]) -> list[tf.Tensor]:
+    return [tf.constant(variable.numpy()) for variable in keras_version.tf_variables(variables)]

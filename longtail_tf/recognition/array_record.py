@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def save_record(path: str | os.PathLike[str], record: Any, *, kind: str, version
       kind: what the file holds, one word; checked on loading.
       version: of the format; a reader refuses files newer than itself.
     """
-    arrays, values = {}, {}
+    arrays: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if isinstance(value, np.ndarray):
@@ -35,17 +37,30 @@ def save_record(path: str | os.PathLike[str], record: Any, *, kind: str, version
             values[field.name] = value
     meta = {"kind": kind, "version": version, "arrays": sorted(arrays), "values": values}
     buffer = io.BytesIO()
-    np.savez(buffer, **{_META: np.array(json.dumps(meta, sort_keys=True))}, **arrays)
+    np.savez(buffer, **{_META: json.dumps(meta, sort_keys=True), **arrays})
     write_atomically(path, buffer.getvalue())
 
 
 def load_record(
-    path: str | os.PathLike[str], record_type: type, *, kind: str, version: int
+    path: str | os.PathLike[str],
+    record_type: type,
+    *,
+    kind: str,
+    version: int,
+    retired: Mapping[str, Callable[[Any], bool]] | None = None,
 ) -> dict[str, Any]:
     """Returns the fields that `save_record` wrote, ready for `record_type(**fields)`.
 
+    Args:
+      path: the .npz file.
+      record_type: the dataclass.
+      kind: what the file must hold.
+      version: the newest format that is read.
+      retired: fields that older versions wrote -> whether a value of it meant nothing.
+
     Raises:
-      UserError: no such file, not a record of this kind, a newer format, a damaged or partial file.
+      UserError: no such file, not a record of this kind, a newer format, a damaged or partial file,
+        or a retired field that meant something.
     """
     try:
         arrays = read_arrays(path)
@@ -73,6 +88,12 @@ def load_record(
             "the run again to make a new one"
         )
     fields = {**meta["values"], **{name: arrays[name] for name in meta["arrays"]}}
+    for name, means_nothing in (retired or {}).items():
+        if name in fields and not means_nothing(fields[name]):
+            raise UserError(
+                f"{path} was written with {name}, which this longtail_tf has no more: read it "
+                "with the version that config.json beside it names, or train again"
+            )
     known = {field.name for field in dataclasses.fields(record_type)}
     return {name: value for name, value in fields.items() if name in known}
 

@@ -12,7 +12,7 @@ images, as the head would otherwise make it alone. A fifth of the mean variance 
 every direction (shrinkage, Friedman 1989, Regularized Discriminant Analysis, equation 18), as the
 training images scatter less than those to come. And a mean of n images lies off the true one by
 1/n of the scatter, which makes a class of few images look farther away than it is: half of that
-is made up for (all of it would leave the distance unbiased, McLachlan 1992, Discriminant Analysis
+is corrected (all of it would leave the distance unbiased, McLachlan 1992, Discriminant Analysis
 and Statistical Pattern Recognition, section 3.5; half names more images rightly). The fifth and
 the half were chosen on validation images of four sets (experiments/LOG.md).
 
@@ -31,7 +31,7 @@ import numpy as np
 from longtail_tf.recognition.prototypes import class_counts, class_means
 
 SHRINKAGE = 0.2
-MADE_UP_FOR = 0.5  # of what the means of few images lie off
+CORRECTED = 0.5  # share of what the means of few images lie off
 _COLLAPSED = 1e-10  # share of the embeddings' square that is rounding, not scatter
 _CELLS = 1 << 23  # numbers of images or classes in float64 at a time: 64 MB
 
@@ -67,7 +67,7 @@ def fit_discriminant(
     """
     means = class_means(embeddings, labels, num_classes)
     counts = class_counts(labels, num_classes)
-    covariance = _within_classes(embeddings, labels, means, counts)
+    covariance = covariance_within_classes(embeddings, labels, means, counts)
     dimension = len(covariance)
     trace = float(np.trace(covariance))
     if trace <= _COLLAPSED * float(np.mean(np.square(means).sum(axis=1))):
@@ -98,7 +98,7 @@ def class_columns(
         columns = offsets @ precision  # it is symmetric
         kernel[:, rows] = columns.T
         bias[rows] = -0.5 * (offsets * columns).sum(axis=1) - columns @ center
-        bias[rows] += 0.5 * MADE_UP_FOR * scatter / counts[rows]
+        bias[rows] += 0.5 * CORRECTED * scatter / counts[rows]
     return kernel, bias
 
 
@@ -107,7 +107,7 @@ def _pieces(table: np.ndarray) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(table), step))
 
 
-def _within_classes(
+def covariance_within_classes(
     embeddings: np.ndarray, labels: np.ndarray, means: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
     """Covariance [D, D] of images around their class mean, every class alike.

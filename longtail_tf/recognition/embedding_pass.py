@@ -6,15 +6,14 @@ sampled differently, so the running averages left by training fit neither of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Optional
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from longtail_tf.datasets import Split
-from longtail_tf.images.pipeline import evaluation_batches, plain_errors, training_streams
-from longtail_tf.images.reader import MAX_BAD_SHARE
+from longtail_tf.images.pipeline import evaluation_batches, plain_errors
 from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.recognition.fit import Embedded
 from longtail_tf.sampling import PKSampler
@@ -29,8 +28,8 @@ def embed_split(
     *,
     image_size: int,
     channels: int,
-    rows: Optional[np.ndarray] = None,
-    max_bad_share: Optional[float] = None,
+    rows: np.ndarray | None = None,
+    max_bad_share: float | None = None,
 ) -> Embedded:
     """Embeds every image of `split` (or of `rows`), un-augmented, in row order.
 
@@ -46,21 +45,28 @@ def embed_split(
     Returns:
       Embeddings float32 [N, D] of unit length, head logits [N, H] or None, labels int32 [N].
     """
-    batches = evaluation_batches(
-        split,
-        image_size=image_size,
-        channels=channels,
-        batch_size=EMBED_BATCH_SIZE,
-        rows=rows,
-        skip_bad=max_bad_share is not None,
-        max_bad_share=max_bad_share or 0.0,
+    return embed_batches(
+        model,
+        evaluation_batches(
+            split,
+            image_size=image_size,
+            channels=channels,
+            batch_size=EMBED_BATCH_SIZE,
+            rows=rows,
+            skip_bad=max_bad_share is not None,
+            max_bad_share=max_bad_share or 0.0,
+        ),
     )
+
+
+def embed_batches(model: TwoStreamModel, batches: Iterable[tuple[Any, Any]]) -> Embedded:
+    """As `embed_split`, of batches (inputs, labels), whatever the network takes as input."""
     embeddings, logits, labels = [], [], []
     with plain_errors():
-        for images, batch_labels in batches:
-            batch_embeddings, batch_logits = model.embed_images(images)
+        for inputs, batch_labels in batches:
+            batch_embeddings, batch_logits = model.embed_images(inputs)
             embeddings.append(batch_embeddings.numpy())
-            labels.append(batch_labels.numpy())
+            labels.append(np.asarray(batch_labels))
             if batch_logits is not None:
                 logits.append(batch_logits.numpy())
     return Embedded(
@@ -72,50 +78,49 @@ def embed_split(
 
 def refresh_batch_norm(
     model: TwoStreamModel,
-    train: Split,
+    draw: Callable[[PKSampler], tf.data.Dataset],
+    labels: np.ndarray,
     *,
-    image_size: int,
-    channels: int,
     seed: int,
-    max_bad_share: float = MAX_BAD_SHARE,
 ) -> dict[str, Any]:
     """Recomputes batch-norm statistics over class-balanced, un-augmented training batches.
 
     The average over batches is exact and cumulative (momentum i / (i + 1) in batch i), so nothing
-    of the running averages is left.
+    of the running averages is left. What is frozen, or keeps its norms,
+    keeps its statistics. At most about one pass
+    over the images, or over the classes, is made.
+
+    Args:
+      model: the network.
+      draw: sampler -> endless batches of (inputs, labels, rows).
+      labels: int [N] of the training images.
+      seed: of the sampling.
 
     Returns:
       A record for evaluation.json: batches and images used.
     """
-    norms = list(_batch_norms(model))
-    num_classes = len(np.unique(train.labels))
+    kept = set(map(id, _batch_norms(model.embedder) if model.keep_norms else ()))
+    norms = [norm for norm in _batch_norms(model) if norm.trainable and id(norm) not in kept]
+    num_classes = len(np.unique(labels))
     classes_per_batch = min(64, num_classes)
-    images_per_class = max(2, EMBED_BATCH_SIZE // classes_per_batch)
     sampler = PKSampler(
-        train.labels,
+        labels,
         classes_per_batch=classes_per_batch,
-        images_per_class=images_per_class,
+        images_per_class=max(2, EMBED_BATCH_SIZE // classes_per_batch),
         seed=seed,
     )
     least, most = REFRESH_BATCHES
-    num_batches = min(most, max(least, -(-num_classes // classes_per_batch)))
-    stream = training_streams(
-        train,
-        whole_sampler=sampler,
-        image_size=image_size,
-        channels=channels,
-        head_augment="none",
-        whole_augment="none",
-        seed=seed,
-        start_step=0,
-        max_bad_share=max_bad_share,
-    )
+    every_class = -(-num_classes // classes_per_batch)
+    every_image = -(-len(labels) // sampler.batch_size)
+    num_batches = min(most, max(least, every_class), max(every_class, every_image))
+    num_batches = num_batches if norms else 0
     momenta = [norm.momentum for norm in norms]
-    for count, batch in enumerate(stream.take(num_batches)):
-        for norm in norms:
-            norm.momentum = count / (count + 1)
-        # Eager: a traced function would keep the momentum of its first call.
-        model(batch["whole"][0], training=True)
+    with plain_errors():
+        for count, batch in enumerate(draw(sampler).take(num_batches) if norms else ()):
+            for norm in norms:
+                norm.momentum = count / (count + 1)
+            # Eager: a traced function would keep the momentum of its first call.
+            model(batch[0], training=True)
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     return {"batches": num_batches, "images": num_batches * sampler.batch_size}

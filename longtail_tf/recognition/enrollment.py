@@ -1,6 +1,6 @@
 """Changing the classes of a fitted recognizer without training: add, replace, remove.
 
-A class is its prototypes, so a new one needs only a few embeddings. Class ids stay dense: an added
+A class is its prototype, so a new one needs only a few embeddings. Class ids stay dense: an added
 class gets the next id, a removed one moves the ids above it down.
 """
 
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longtail_tf.datasets import DatasetIndex, Split
-from longtail_tf.metrics.array_checks import unit_rows
 from longtail_tf.recognition.discriminant import class_columns
 from longtail_tf.recognition.fit import Recognizer
+from longtail_tf.recognition.prototypes import class_prototypes
 
 RECORD_FILE = "enrollment.json"
 CLEAR_RATIO = 2.0
@@ -57,7 +57,6 @@ def replace_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray)
 
 def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
     """Returns the recognizer without class `class_id`; the ids above it move down by one."""
-    keep = recognizer.prototype_classes != class_id
     columns: dict[str, Any] = {
         name: np.delete(getattr(recognizer, name), class_id, axis=-1)
         for name in (*_FITTED_TOGETHER, "lda_kernel", "lda_bias")
@@ -66,9 +65,10 @@ def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
     gallery: dict[str, Any] = {}
     if recognizer.gallery is not None and recognizer.gallery_labels is not None:
         rows = recognizer.gallery_labels != class_id
+        labels = recognizer.gallery_labels[rows]
         gallery = {
             "gallery": recognizer.gallery[rows],
-            "gallery_labels": _moved_down(recognizer.gallery_labels[rows], class_id),
+            "gallery_labels": np.where(labels > class_id, labels - 1, labels).astype(labels.dtype),
         }
     num_head = recognizer.num_head - int(class_id < recognizer.num_head)
     return dataclasses.replace(
@@ -77,9 +77,7 @@ def remove_class(recognizer: Recognizer, class_id: int) -> Recognizer:
         num_head=num_head,
         gate_weight=recognizer.gate_weight if num_head else 0.0,
         class_counts=np.delete(recognizer.class_counts, class_id),
-        prototypes=recognizer.prototypes[keep],
-        prototype_classes=_moved_down(recognizer.prototype_classes[keep], class_id),
-        prototype_bias=_taken(recognizer.prototype_bias, keep),
+        prototypes=np.delete(recognizer.prototypes, class_id, axis=0),
         **columns,
         **gallery,
     )
@@ -103,7 +101,8 @@ def resemblance(recognizer: Recognizer, embeddings: np.ndarray, *, skip: int = -
         scores[:, skip] = -np.inf
     best = scores.argmax(axis=1)
     strength = scores[np.arange(len(best)), best]
-    close = _distance(recognizer, strength) < CLEAR_RATIO * _own_distance(recognizer, embeddings)
+    # 1 - cosine is the squared distance of unit vectors, up to a common factor.
+    close = 1 - strength < CLEAR_RATIO * _own_distance(embeddings)
     if recognizer.threshold is not None:
         close &= strength >= recognizer.threshold
     elif len(embeddings) == 1:  # nothing to judge a single image by
@@ -113,20 +112,14 @@ def resemblance(recognizer: Recognizer, embeddings: np.ndarray, *, skip: int = -
     return Resemblance(nearest, int(counted[nearest]), len(embeddings))
 
 
-def _own_distance(recognizer: Recognizer, embeddings: np.ndarray) -> np.ndarray:
-    """Squared distance of each image to the prototype of the others; infinite for one image."""
+def _own_distance(embeddings: np.ndarray) -> np.ndarray:
+    """1 - cosine of each image and the prototype of the others; infinite for one image."""
     if len(embeddings) == 1:
         return np.array([np.inf])
     own = []
     for row in range(len(embeddings)):
-        prototype, bias = _prototype(recognizer, np.delete(embeddings, row, axis=0))
-        own.append(float(_seen(recognizer, embeddings[[row]])[0] @ prototype + bias))
-    return _distance(recognizer, np.array(own))
-
-
-def _distance(recognizer: Recognizer, scores: np.ndarray) -> np.ndarray:
-    """Squared distance that a prototype score stands for, up to a common factor."""
-    return 1 - (1 if recognizer.prototype_bias is None else 2) * scores
+        own.append(float(embeddings[row] @ _prototype(np.delete(embeddings, row, axis=0))))
+    return 1 - np.array(own)
 
 
 def moved_ids(num_classes: int, removed: int = -1) -> np.ndarray:
@@ -170,12 +163,9 @@ def _mapped(split: Split, ids: np.ndarray) -> Split:
 
 def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -> Recognizer:
     """`class_id` (new or old) from these embeddings alone."""
-    keep = recognizer.prototype_classes != class_id
-    at = int(np.searchsorted(recognizer.prototype_classes[keep], class_id))
-    prototype, bias = _prototype(recognizer, embeddings)
     counts = np.append(recognizer.class_counts, 0)[: max(class_id + 1, recognizer.num_classes)]
     counts[class_id] = len(embeddings)
-    biases = _taken(recognizer.prototype_bias, keep)
+    kept = np.arange(recognizer.num_classes) != class_id
     others: dict[str, Any] = dict.fromkeys(_FITTED_TOGETHER)
     others.update(_lda_with_class(recognizer, class_id, embeddings))
     if recognizer.gallery is not None and recognizer.gallery_labels is not None:
@@ -187,9 +177,7 @@ def _with_class(recognizer: Recognizer, class_id: int, embeddings: np.ndarray) -
         recognizer,
         num_classes=len(counts),
         class_counts=counts,
-        prototypes=np.insert(recognizer.prototypes[keep], at, prototype, axis=0),
-        prototype_classes=np.insert(recognizer.prototype_classes[keep], at, class_id),
-        prototype_bias=None if biases is None else np.insert(biases, at, bias),
+        prototypes=np.insert(recognizer.prototypes[kept], class_id, _prototype(embeddings), axis=0),
         **others,
     )
 
@@ -213,24 +201,6 @@ def _lda_with_class(
     }
 
 
-def _seen(recognizer: Recognizer, embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings as they meet the prototypes."""
-    if recognizer.center is None:
-        return embeddings
-    return unit_rows(embeddings - recognizer.center)
-
-
-def _prototype(recognizer: Recognizer, embeddings: np.ndarray) -> tuple[np.ndarray, float]:
-    """Prototype float32 [D] and bias of embeddings [n, D], made as the others were."""
-    mean = _seen(recognizer, embeddings).mean(axis=0)
-    if recognizer.prototype_bias is not None:  # nearest plain mean: -|e - m|^2 / 2, up to |e|
-        return mean.astype(np.float32), -0.5 * float(mean @ mean)
-    return unit_rows(mean[np.newaxis])[0], 0.0
-
-
-def _moved_down(ids: np.ndarray, removed: int) -> np.ndarray:
-    return np.where(ids > removed, ids - 1, ids).astype(ids.dtype)
-
-
-def _taken(array: np.ndarray | None, keep: np.ndarray) -> np.ndarray | None:
-    return None if array is None else array[keep]
+def _prototype(embeddings: np.ndarray) -> np.ndarray:
+    """Prototype float32 [D] of unit embeddings [n, D]."""
+    return class_prototypes(embeddings, np.zeros(len(embeddings), np.int64), 1)[0]

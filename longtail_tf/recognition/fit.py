@@ -5,7 +5,7 @@ linear fit, temperatures, threshold) is chosen on validation images, never on th
 
 | rule | scores a class by |
 |---|---|
-| ncm | cosine to its nearest prototype |
+| ncm | cosine to its prototype |
 | knn | votes of the nearest training images, nearer ones weighing more, evened out by class size |
 | gated | ncm; if the best prototype is a head class, the head classifier re-ranks the head |
 | linear | a balanced linear classifier refitted on the frozen embeddings |
@@ -27,7 +27,7 @@ from longtail_tf.recognition.all_class_rules import fit_all_class_rules
 from longtail_tf.recognition.discriminant import fit_discriminant
 from longtail_tf.recognition.embedded import Embedded, checked_embedded
 from longtail_tf.recognition.linear_refit import MAX_CELLS, fit_linear
-from longtail_tf.recognition.prototypes import class_counts, class_prototypes, fit_prototypes
+from longtail_tf.recognition.prototypes import class_counts, class_prototypes
 from longtail_tf.recognition.recognizer import Predictions, Recognizer
 from longtail_tf.recognition.rule_evaluation import (
     evaluate_rules,
@@ -66,9 +66,6 @@ def fit_recognizer(
     seed: int,
     rules: Sequence[str] = RULES,
     k: int | None = None,
-    prototype_variant: str = "l2",
-    prototypes_per_class: int = 1,
-    min_images_per_prototype: int = 50,
     false_accept_rate: float = 0.05,
     head_norms: np.ndarray | None = None,
     prior_corrected: str = "",
@@ -84,21 +81,16 @@ def fit_recognizer(
         rejection threshold.
       num_classes: C.
       num_head: H; head classes are ids 0..H-1.
-      seed: of the linear fit and of k-means.
+      seed: of the linear fit.
       rules: those to fit; `linear` is left out, with a log line, where images x classes make it
         take minutes.
       k: neighbours of `knn`; None chooses it, with the vote normalisation, on validation.
-      prototype_variant: "l2" means of normalised embeddings; "cl2n" centred by the training mean
-        first; "plain" Euclidean distance to unnormalised means (Kang 2020, section 4, and its
-        KNNClassifier: un, l2n, cl2n).
-      prototypes_per_class: up to this many for classes with many images, by k-means.
-      min_images_per_prototype: a class has one prototype for this many images.
       false_accept_rate: share of unknown images that the rejection threshold lets through.
       head_norms: float [H], lengths of the head classifier's class vectors; for `tau_norm`.
       head_counts: images of each class as the head classifier met them in training, [H]; None: the
         training counts. For `head_adjusted`.
-      prior_corrected: by what the head classifier makes up for the training counts, in words; then
-        `head_adjusted` is left out.
+      prior_corrected: by what the head classifier is corrected for the training counts, in words;
+        then `head_adjusted` is left out.
       log: receives one line for each thing chosen.
     """
     say = log or (lambda line: None)
@@ -116,15 +108,7 @@ def fit_recognizer(
         "num_classes": num_classes,
         "num_head": num_head,
         "class_counts": class_counts(train.labels, num_classes),
-        **fit_prototypes(
-            train.embeddings,
-            train.labels,
-            num_classes,
-            variant=prototype_variant,
-            per_class=prototypes_per_class,
-            min_images=min_images_per_prototype,
-            seed=seed,
-        )._asdict(),
+        "prototypes": class_prototypes(train.embeddings, train.labels, num_classes),
     }
     plain = Recognizer(**fields)
     if "gated" in rules and val is not None and val.head_logits is not None and num_head:
@@ -146,12 +130,12 @@ def fit_recognizer(
     if "linear" in rules:
         if len(train.labels) * num_classes <= MAX_CELLS:
             sharpness = DEFAULT_TEMPERATURE
-            if val is not None and prototype_variant == "l2":
+            if val is not None:
                 sharpness = rule_temperature(plain, "ncm", val, seed=seed)
             fit = fit_linear(
                 train.embeddings,
                 train.labels,
-                class_prototypes(train.embeddings, train.labels, num_classes),
+                fields["prototypes"],
                 scale=1.0 / sharpness,
                 seed=seed,
                 val_embeddings=None if val is None else val.embeddings,

@@ -8,43 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from longtail_tf.metrics.array_checks import unit_rows
 from longtail_tf.metrics.calibration import log_softmax
 
 NEVER = np.float32(-1e9)  # score of a class that a rule cannot name; finite, so that sums stay so
 VOTE_SHARPNESS = 10.0  # exp(10 x cosine): a neighbour 0.1 farther weighs 0.37
 _NO_VOTE = 1e-4  # share that stands for none, so that its logarithm is finite
-
-
-def prototype_scores(
-    embeddings: np.ndarray,
-    prototypes: np.ndarray,
-    prototype_classes: np.ndarray,
-    *,
-    center: np.ndarray | None = None,
-    bias: np.ndarray | None = None,
-) -> np.ndarray:
-    """Returns each class's score: the cosine to its nearest prototype.
-
-    Args:
-      embeddings: float32 [N, D], unit norm.
-      prototypes: float32 [M, D].
-      prototype_classes: int [M], rising, every class at least once.
-      center: float32 [D], taken off before normalising again (cl2n); None: not centred.
-      bias: float32 [M], added to the products (plain means); None: none.
-
-    Returns:
-      float32 [N, C].
-    """
-    if center is not None:
-        embeddings = unit_rows(embeddings - center)
-    scores = embeddings @ prototypes.T
-    if bias is not None:
-        scores += bias
-    starts = np.flatnonzero(np.diff(prototype_classes, prepend=-1))
-    if len(starts) < len(prototype_classes):
-        scores = np.maximum.reduceat(scores, starts, axis=1)
-    return scores
 
 
 def gated_scores(
@@ -57,7 +25,7 @@ def gated_scores(
     the best prototype's score as its top, so it stays comparable with the tail below.
 
     Args:
-      class_scores: float32 [N, C], `prototype_scores`.
+      class_scores: float32 [N, C], cosines to the prototypes.
       head_logits: float32 [N, H], of classes 0..H-1.
       gate_weight: weight of the head's log-softmax; 0 changes nothing.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +18,20 @@ from longtail_tf.recognition.inference_rules import (
     gated_lda_scores,
     gated_scores,
     head_only_scores,
-    prototype_scores,
     vote_scores,
     vote_weights,
 )
 from longtail_tf.recognition.record_checks import check_fields
 from longtail_tf.settings.choices import HEAD_LOGIT_RULES, MATRIX_RULES, RULES
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Fields of version 1 that are gone, and what each held where it meant nothing: several prototypes a
+# class, and prototypes that were centred or plain means.
+_RETIRED_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "prototype_classes": lambda classes: np.array_equal(classes, np.arange(np.size(classes))),
+    "center": lambda center: center is None,
+    "prototype_bias": lambda bias: bias is None,
+}
 _CHUNK_CELLS = 8 << 20  # images x classes scored at once: 32 MB of float32, a few in flight
 
 
@@ -47,12 +53,9 @@ class Recognizer:
       num_classes: C.
       num_head: H.
       class_counts: int64 [C], training images of each class.
-      prototypes: float32 [M, D]; M = C unless classes have several.
-      prototype_classes: int32 [M], the class of each, rising.
+      prototypes: float32 [C, D], unit norm.
       temperatures: rule -> what its raw scores are divided by; never changes a ranking.
       gate_weight: weight of the head's log-softmax in `gated`, 0..; 0 makes it `ncm`.
-      center: float32 [D], taken off embeddings before the prototypes (cl2n); None: not.
-      prototype_bias: float32 [M], added to the products (plain means); None: none.
       linear_kernel: float32 [D, C]; None: rule `linear` was not fitted.
       linear_bias: float32 [C].
       lda_kernel: float32 [D, C]; None: rule `lda` was not fitted.
@@ -77,11 +80,8 @@ class Recognizer:
     num_head: int
     class_counts: np.ndarray
     prototypes: np.ndarray
-    prototype_classes: np.ndarray
     temperatures: dict[str, float] = dataclasses.field(default_factory=dict)
     gate_weight: float = 0.0
-    center: np.ndarray | None = None
-    prototype_bias: np.ndarray | None = None
     linear_kernel: np.ndarray | None = None
     linear_bias: np.ndarray | None = None
     lda_kernel: np.ndarray | None = None
@@ -195,7 +195,9 @@ class Recognizer:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recognizer:
         """Reads what `save` wrote; a sentence says what is missing, damaged or too new."""
-        fields = load_record(path, cls, kind="recognizer", version=FORMAT_VERSION)
+        fields = load_record(
+            path, cls, kind="recognizer", version=FORMAT_VERSION, retired=_RETIRED_FIELDS
+        )
         return cls(**check_fields(path, fields))
 
     def matrix(self, rule: str) -> tuple[Any, Any]:
@@ -251,13 +253,7 @@ class Recognizer:
         return corrected_scores(head_logits, *self.head_correction(rule))
 
     def _prototype_scores(self, embeddings: np.ndarray) -> np.ndarray:
-        return prototype_scores(
-            embeddings,
-            self.prototypes,
-            self.prototype_classes,
-            center=self.center,
-            bias=self.prototype_bias,
-        )
+        return embeddings @ self.prototypes.T
 
     def _chunks(self, count: int) -> Iterator[slice]:
         step = max(8, _CHUNK_CELLS // max(len(self.prototypes), 1))

@@ -50,7 +50,7 @@ def _headline(comparison: Comparison) -> list:
     ]
     if not overall:
         return [f"{counted(len(comparison.groups), 'setting')} side by side"]
-    name, difference = max(overall, key=lambda pair: pair[1].mean)  # type: ignore[union-attr]
+    name, difference = max(overall, key=lambda pair: pair[1].mean)
     first = class_name(comparison.groups[0].name)
     if difference is not None and difference.low > 0:
         return [element("b", class_name(name)), " is ", element("b", points(difference.mean)[1:]),

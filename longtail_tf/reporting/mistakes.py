@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf.reporting import npz
+from longtail_tf.metrics.nearest_neighbours import top_k
+from longtail_tf.npz_files import array_names
 from longtail_tf.reporting.class_tables import Classes
 from longtail_tf.reporting.html import Html, class_name, counted, element, percent, table, whole
 from longtail_tf.reporting.page import Missing, Section
 from longtail_tf.reporting.pictures import Pictures
-from longtail_tf.reporting.run_data import Recognised, RunData
+from longtail_tf.reporting.run_data import Recognised, RunData, read_vectors
 
 MOST_PAIRS = 8
 MOST_WORST = 12
@@ -139,32 +140,20 @@ def worst_classes(run: RunData, pictures: Pictures | None, no_pictures: str) -> 
 def nearest_prototypes(run: RunData, ids: np.ndarray) -> dict[int, list[tuple[int, float]]]:
     """For each class its nearest other classes as (class id, cosine), nearest first.
 
-    The cosine of two classes is that of their nearest prototypes. Prototypes are read as a stream;
-    empty where the run has none.
+    Empty where the run has no prototype of each class.
     """
-    path = run.folder.prototypes
-    if not path.is_file() or not {"prototypes", "prototype_classes"} <= set(npz.array_names(path)):
+    path, classes = run.folder.prototypes, run.classes
+    if classes is None or not path.exists() or "prototypes" not in array_names(path):
         return {}
-    owners = npz.whole_array(path, "prototype_classes").astype(np.int64)
-    mine = np.flatnonzero(np.isin(owners, ids))
-    own = npz.rows_of(path, "prototypes", mine).astype(np.float32)
-    best: dict[int, dict[int, float]] = {int(class_id): {} for class_id in ids}
-    start = 0
-    for chunk in npz.chunks(path, "prototypes"):
-        cosines = own @ chunk.astype(np.float32).T
-        others = owners[start : start + len(chunk)]
-        start += len(chunk)
-        for row, class_id in zip(cosines, owners[mine]):
-            row[others == class_id] = -np.inf
-            wanted = min(len(row), NEIGHBOURS * 4)
-            found = best[int(class_id)]
-            for at in np.argpartition(-row, wanted - 1)[:wanted]:
-                if np.isfinite(row[at]):
-                    other = int(others[at])
-                    found[other] = max(found.get(other, -1.0), float(row[at]))
+    prototypes = read_vectors(path, "prototypes")
+    if len(prototypes) != len(classes.names):  # several a class, in a run of an older version
+        return {}
+    cosines = prototypes[ids] @ prototypes.T
+    cosines[np.arange(len(ids)), ids] = -np.inf
+    nearest = top_k(cosines, min(NEIGHBOURS, len(prototypes) - 1))
     return {
-        class_id: sorted(found.items(), key=lambda item: -item[1])[:NEIGHBOURS]
-        for class_id, found in best.items()
+        int(class_id): [(int(other), float(row[other])) for other in others]
+        for class_id, row, others in zip(ids, cosines, nearest)
     }
 
 

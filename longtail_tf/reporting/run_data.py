@@ -11,7 +11,7 @@ import numpy as np
 
 from longtail_tf.files import open_file
 from longtail_tf.metrics.shot_bands import BANDS
-from longtail_tf.reporting import npz
+from longtail_tf.npz_files import array_names, read_array
 from longtail_tf.reporting.class_tables import Classes, PerClass, read_classes, read_per_class
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.record_shapes import is_metrics_record
@@ -119,7 +119,7 @@ def read_run(run_dir: Any) -> RunData:
         folder.evaluation,
         folder.per_class,
         folder.embeddings,
-        remedy="write it anew with longtail_tf.evaluate",
+        remedy="write it again with longtail_tf.evaluate",
     )
     training, validation = _read_metrics(folder)
     flags_text = ""
@@ -175,14 +175,14 @@ def _read_recognised(folder: RunFolder, num_classes: int | None) -> Recognised |
     path = folder.embeddings
     if not path.exists():
         return None
-    names = npz.array_names(path)
+    names = array_names(path)
     if not {"labels", "predictions", "rows"} <= set(names):
         return None
     labels = _whole_numbers(path, "labels")
     predictions, rows = (_whole_numbers(path, name, labels) for name in ("predictions", "rows"))
     confidences = None
     if "confidences" in names:
-        confidences = npz.whole_array(path, "confidences").astype(np.float64)
+        confidences = read_array(path, "confidences").astype(np.float64)
         if confidences.shape != labels.shape or not np.isfinite(confidences).all():
             raise damaged(path, "its array 'confidences' is not one number an image")
     by_rule = {
@@ -199,7 +199,7 @@ def _read_recognised(folder: RunFolder, num_classes: int | None) -> Recognised |
 
 def _whole_numbers(path: Any, name: str, like: np.ndarray | None = None) -> np.ndarray:
     """An array of whole numbers [N], int64; of as many as `like` has."""
-    array = npz.whole_array(path, name)
+    array = read_array(path, name)
     if array.ndim != 1 or array.dtype.kind not in "iu" or (array > np.uint64(2**62)).any():
         raise damaged(path, f"its array {name!r} is not one whole number an image")
     if like is not None and len(array) != len(like):
@@ -212,3 +212,22 @@ def _check_ids(path: Any, name: str, ids: np.ndarray, num_classes: int, *, least
         raise damaged(
             path, f"its {name} run from {ids.min()} to {ids.max()}, there are {num_classes} classes"
         )
+
+
+def read_vectors(path: Any, name: str, *, num_rows: int | None = None) -> np.ndarray:
+    """An array of vectors, float [N, D].
+
+    Args:
+      path: of an .npz file.
+      name: of the array.
+      num_rows: the N that is expected; None takes any.
+
+    Raises:
+      UserError: the file is damaged, or has no such array of vectors.
+    """
+    vectors = read_array(path, name)
+    if num_rows is not None and len(vectors) != num_rows:
+        raise damaged(path, f"its array {name!r} has {len(vectors)} rows, {num_rows} are due")
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
+        raise damaged(path, f"its array {name!r} is not one vector of numbers a row")
+    return vectors

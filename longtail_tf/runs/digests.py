@@ -63,7 +63,7 @@ def updated(folder: pathlib.Path, names: Iterable[str]) -> str:
 
 
 def without(folder: pathlib.Path, names: Iterable[str]) -> str:
-    """The text of digests.json before the files `names` are written anew."""
+    """The text of digests.json before the files `names` are written again."""
     gone = set(names)
     kept = {name: digest for name, digest in recorded(folder).items() if name not in gone}
     return _text(kept)

@@ -189,9 +189,7 @@ def _model_of(run: TrainedRun, recognizer: Recognizer, new_ids: np.ndarray) -> T
     if recognizer.num_head == run.num_head or run.model.head is None:
         return run.model
     config = run.config
-    model = build_model(
-        config, channels=run.channels, num_head=recognizer.num_head, precision="float32"
-    )
+    model = build_model(config, channels=run.channels, num_head=recognizer.num_head)
     model.embedder.set_weights(run.model.embedder.get_weights())
     if model.neck is not None:
         model.neck.set_weights(run.model.neck.get_weights())

@@ -11,14 +11,20 @@ import numpy as np
 from absl import logging
 
 from longtail_tf.config import ResolvedConfig
-from longtail_tf.datasets import DatasetIndex, Split
+from longtail_tf.datasets import DatasetIndex
 from longtail_tf.files import write_atomically, write_csv, write_json
+from longtail_tf.images.inputs import Inputs
 from longtail_tf.metrics import per_class
 from longtail_tf.metrics.retrieval import retrieval_metrics
 from longtail_tf.metrics.verification import tar_at_far
 from longtail_tf.models.cosine_head import class_norms
 from longtail_tf.models.two_stream_model import TwoStreamModel
-from longtail_tf.recognition.embedding_pass import embed_split, prototype_rows
+from longtail_tf.recognition.embedding_pass import (
+    EMBED_BATCH_SIZE,
+    embed_batches,
+    embed_split,
+    prototype_rows,
+)
 from longtail_tf.recognition.fit import (
     Embedded,
     Predictions,
@@ -28,10 +34,12 @@ from longtail_tf.recognition.fit import (
     predict_rules,
     unknown_metrics,
 )
+from longtail_tf.recognition.rule_choice import RuleChoice, choose_rule
 from longtail_tf.runs.folder import RunFolder, provenance
 from longtail_tf.runs.streams import seen_counts
 from longtail_tf.runs.trained_run import TrainedRun
 from longtail_tf.settings.checks import ways_to_balance
+from longtail_tf.settings.choices import AUTO_RULE
 
 # Of the validations between train steps; the last evaluation takes everything.
 QUICK_IMAGES_PER_CLASS = 20
@@ -42,22 +50,28 @@ FALSE_ACCEPT_RATES = (0.01, 0.001)
 
 
 def recognizer_from(
-    model: TwoStreamModel, index: DatasetIndex, config: ResolvedConfig, *, num_head: int
-) -> Recognizer:
-    """Prototypes from the un-augmented training images; weights and thresholds from validation."""
-    pixels: dict[str, Any] = {
-        "image_size": config.image_size,
-        "channels": index.channels,
-        "max_bad_share": config.max_bad_share,
-    }
-    return fit_recognizer(
-        embed_split(model, index.train, **pixels),
-        None if index.val is None else embed_split(model, index.val, **pixels),
+    model: TwoStreamModel,
+    inputs: Inputs,
+    index: DatasetIndex,
+    config: ResolvedConfig,
+    *,
+    num_head: int,
+) -> tuple[Recognizer, RuleChoice | None]:
+    """Prototypes from the un-augmented training images; weights and thresholds from validation.
+
+    Returns:
+      The recogniser, and the rule that validation chooses where the settings leave it open.
+    """
+    train = embed_batches(model, inputs.plain_batches("train", batch_size=EMBED_BATCH_SIZE))
+    val = None
+    if index.val is not None:
+        val = embed_batches(model, inputs.plain_batches("val", batch_size=EMBED_BATCH_SIZE))
+    recognizer = fit_recognizer(
+        train,
+        val,
         num_classes=index.num_classes,
         num_head=num_head,
         seed=config.seed,
-        prototype_variant=config.prototype_variant,
-        prototypes_per_class=config.prototypes_per_class,
         false_accept_rate=config.false_accept_rate,
         head_norms=class_norms(model.head),
         head_counts=seen_counts(config, index.class_counts, num_head=num_head)
@@ -66,13 +80,30 @@ def recognizer_from(
         prior_corrected=" and ".join(ways_to_balance(config)),
         log=lambda line: logging.info("  %s", line),
     )
+    if config.inference_rule != AUTO_RULE:
+        return recognizer, None
+    choice = _chosen_by(recognizer, val)
+    logging.info("  rule %s: %s", choice.rule, choice.reason)
+    return recognizer, choice
+
+
+def _chosen_by(recognizer: Recognizer, val: Embedded | None) -> RuleChoice:
+    """The rule that reads the validation images best; by preference where there are none."""
+    if val is None:
+        has_logits = bool(recognizer.num_head)
+        rules = recognizer.available_rules(has_head_logits=has_logits)
+        labels, found = np.zeros(0, np.int64), {rule: np.zeros(0, np.int64) for rule in rules}
+    else:
+        labels = val.labels
+        predictions = predict_rules(recognizer, val)
+        found = {rule: each.class_ids[:, 0] for rule, each in predictions.items()}
+    return choose_rule(labels, found, num_classes=recognizer.num_classes)
 
 
 def quick_validation(
     model: TwoStreamModel,
+    inputs: Inputs,
     index: DatasetIndex,
-    val_split: Split,
-    config: ResolvedConfig,
     *,
     num_head: int,
     step: int,
@@ -84,17 +115,14 @@ def quick_validation(
     Returns:
       {"step": ..., "val": {rule: {all, many, medium, few, balanced, macro_f1}}}.
     """
-    pixels: dict[str, Any] = {
-        "image_size": config.image_size,
-        "channels": index.channels,
-        "max_bad_share": config.max_bad_share,
-    }
     rows = prototype_rows(index.train.labels, per_class=QUICK_IMAGES_PER_CLASS, seed=0)
-    train = embed_split(model, index.train, rows=rows, **pixels)
-    val_rows = np.arange(len(val_split))
+    val_rows = np.arange(len(index.val or ()))
     if len(val_rows) > QUICK_IMAGES:
         val_rows = np.sort(np.random.default_rng(0).permutation(val_rows)[:QUICK_IMAGES])
-    val = embed_split(model, val_split, rows=val_rows, **pixels)
+    train, val = (
+        embed_batches(model, inputs.plain_batches(split, batch_size=EMBED_BATCH_SIZE, rows=chosen))
+        for split, chosen in (("train", rows), ("val", val_rows))
+    )
     recognizer = fit_recognizer(
         train, val, num_classes=index.num_classes, num_head=num_head, seed=0, rules=QUICK_RULES
     )
@@ -156,9 +184,8 @@ def evaluate_test(
 
 
 def images_seen(config: ResolvedConfig) -> int:
-    """Images that train steps have looked at, repeats included, of a resolved config."""
-    alone = config.head_only_steps
-    return alone * config.head_batch_size + (config.steps - alone) * config.images_per_step
+    """Images that train steps have looked at, repeats included."""
+    return config.steps * config.images_per_step
 
 
 def _retrieval(embedded: Embedded, class_counts: np.ndarray) -> Optional[dict[str, Any]]:
@@ -198,6 +225,10 @@ def _write_companions(
         ([row[column] for column in per_class.COLUMNS] for row in rows),
     )
     arrays = io.BytesIO()
+    by_rule: dict[str, Any] = {
+        f"predictions_{rule}": predictions.class_ids[:, 0].astype(np.int32)
+        for rule, predictions in found.items()
+    }
     np.savez(
         arrays,
         embeddings=embedded.embeddings,
@@ -205,9 +236,6 @@ def _write_companions(
         rows=np.arange(len(embedded.labels)),
         predictions=best,
         confidences=default.probabilities[:, 0],
-        **{
-            f"predictions_{rule}": predictions.class_ids[:, 0].astype(np.int32)
-            for rule, predictions in found.items()
-        },
+        **by_rule,
     )
     write_atomically(files.embeddings, arrays.getvalue())

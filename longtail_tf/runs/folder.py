@@ -5,6 +5,7 @@
 | config.flags, config.json | the settings; `--flagfile=config.flags` repeats the run |
 | classes.csv | id, name, train_count, head, band: class ids by falling training count |
 | head_set.json | the rule, the cut, the head's share of images, classifier bytes |
+| start.json | pretrained runs: what each amount of training gave on held-out images |
 | metrics.jsonl | one JSON object a line: training and validation numbers by step |
 | checkpoints/ | everything needed to resume to the same bits |
 | model.weights.h5, prototypes.npz | the trained network; what turns an embedding into a class |
@@ -91,6 +92,8 @@ class RunFolder:
         self.enrollment = self.path / "enrollment.json"
         self.digests = self.path / digests.FILE
         self.export = self.path / "export"
+        self.start = self.path / "start.json"
+        self.trunk_cache = self.path / "trunk_cache"
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

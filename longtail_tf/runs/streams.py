@@ -12,7 +12,7 @@ from longtail_tf.config import ResolvedConfig
 from longtail_tf.datasets import DatasetIndex, Split
 from longtail_tf.errors import UserError
 from longtail_tf.head_set import select_head
-from longtail_tf.images.pipeline import training_streams
+from longtail_tf.images.inputs import PixelInputs
 from longtail_tf.sampling import BalancedSampler, PKSampler, RandomSampler, Shard
 
 
@@ -41,6 +41,8 @@ def head_size(config: ResolvedConfig, class_counts: np.ndarray) -> int:
 
     0 for a run without a head rule (a metric loss alone).
     """
+    if config.train_from == "none":
+        return 0  # there is no head classifier
     if config.head_all:
         return len(class_counts)
     rule: dict[str, Any] = {
@@ -71,7 +73,7 @@ def seen_counts(config: ResolvedConfig, class_counts: np.ndarray, *, num_head: i
 
 def head_sampler(config: ResolvedConfig, train: Split, *, num_head: int) -> Optional[HeadSampler]:
     """The sampler of the head stream; None for a run without one."""
-    if not config.has_head_stream:
+    if not config.has_head_stream or not num_head:
         return None
     rows = np.flatnonzero(train.labels < num_head)
     if config.head_sampling == "random":
@@ -109,27 +111,14 @@ def whole_sampler(config: ResolvedConfig, train: Split) -> Optional[PKSampler]:
     )
 
 
-def build_streams(
-    config: ResolvedConfig,
-    index: DatasetIndex,
-    *,
-    head: Optional[HeadSampler],
-    whole: Optional[PKSampler],
-    start_step: int,
-    shard: Optional[Shard] = None,
-) -> tf.data.Dataset:
-    """Endless batches {"head": ..., "whole": ...} from `start_step` on, or a slice of each."""
-    return training_streams(
-        index.train,
-        head_sampler=head,
-        whole_sampler=whole,
+def pixel_inputs(config: ResolvedConfig, index: DatasetIndex) -> PixelInputs:
+    """The images of a data set as the settings have them read and augmented."""
+    return PixelInputs(
+        index,
         image_size=config.image_size,
-        channels=index.channels,
         head_augment=config.head_augment,
         whole_augment=config.whole_augment,
         seed=config.seed,
-        start_step=start_step,
-        shard=shard,
         cache_bytes=config.cache_megabytes * 2**20,
         max_bad_share=config.max_bad_share,
     )

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from longtail_tf.config import ResolvedConfig
 from longtail_tf.datasets import DatasetIndex, StringTable
@@ -17,6 +18,7 @@ from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.recognition.fit import Recognizer
 from longtail_tf.runs.data import index_of
 from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.saved_settings import load_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,46 +78,70 @@ class TrainedRun:
 
 
 def build_model(
-    config: ResolvedConfig, *, channels: int, num_head: int, precision: str, weights: str = ""
+    config: ResolvedConfig, *, channels: int, num_head: int, precision: str = "float32"
 ) -> TwoStreamModel:
-    """The network of a resolved config, not compiled.
+    """The network of a run from pixels to embeddings, with random weights, not compiled.
 
     Args:
       config: settings; its own `weights` say where a training starts, not what to load here.
       channels: of the images.
       num_head: classes of the head classifier.
       precision: arithmetic of the backbone.
-      weights: start of the backbone: "" (random), "imagenet", a file, or a run folder.
+    """
+    embedder = build_embedder(config, channels=channels, precision=precision)
+    return two_streams_over(embedder, config, num_head=num_head)
+
+
+def build_embedder(
+    config: ResolvedConfig, *, channels: int, precision: str, weights: str = "none"
+) -> tf.keras.Model:
+    """The embedder of a run.
+
+    Args:
+      config: settings.
+      channels: of the images.
+      precision: arithmetic of the backbone.
+      weights: start of the backbone: "none" (random), "imagenet", a file, or a run folder.
     """
     source = None
-    if weights and pathlib.Path(weights).is_dir():
-        source, weights = load_run(weights), ""
+    if pathlib.Path(weights, "config.json").is_file():
+        source, weights = load_run(weights), "none"
     embedder = networks.build_embedder(
         backbone=config.backbone,
         image_size=config.image_size,
         channels=channels,
         embedding_dim=config.embedding_dim,
         width=config.width,
-        weights=weights,
-        zero_to_one=config.weights == "imagenet",
+        weights="" if weights == "none" else weights,
+        pixel_range=config.pixel_range,
         precision=precision,
+        whitened=config.embedding_start == "whitened",
     )
     if source is not None:
-        _copy_backbone(source, embedder)
+        _copy_backbone(source, embedder, config)
+    return embedder
+
+
+def two_streams_over(
+    embedder: tf.keras.Model, config: ResolvedConfig, *, num_head: int, **settings: Any
+) -> TwoStreamModel:
+    """Neck and head classifier of a run over an embedder; `settings` are of `TwoStreamModel`."""
     return TwoStreamModel(
         embedder,
         num_head_classes=num_head if config.has_head_stream else 0,
         neck=config.neck,
         cosine_head=config.cosine_head,
+        keep_norms=config.backbone_norms == "kept",
+        **settings,
     )
 
 
 def inference_copy(
     model: TwoStreamModel, config: ResolvedConfig, *, channels: int
 ) -> TwoStreamModel:
-    """A float32 network with the weights of `model` and none of its training state."""
+    """A float32 network from pixels with the weights of `model` and none of its training state."""
     num_head = 0 if model.head is None else int(model.head.kernel.shape[-1])
-    copy = build_model(config, channels=channels, num_head=num_head, precision="float32")
+    copy = build_model(config, channels=channels, num_head=num_head)
     copy_weights(model, copy)
     return copy
 
@@ -123,14 +149,13 @@ def inference_copy(
 def copy_weights(source: TwoStreamModel, target: TwoStreamModel) -> None:
     """Gives `target`, a network of the same shapes, the weights and the step of `source`.
 
-    They are the averaged weights where `source` keeps an average.
+    The frozen trunk below what was trained is part of them.
     """
-    averaged = getattr(source, "averaged", None)
-    for name in ("embedder", "neck", "head"):
+    target.whole_embedder().set_weights(source.whole_embedder().get_weights())
+    for name in ("neck", "head"):
         part = getattr(source, name)
         if part is not None:
-            weights = part.get_weights() if averaged is None else averaged.weights_of(name)
-            getattr(target, name).set_weights(weights)
+            getattr(target, name).set_weights(part.get_weights())
     target.step.assign(source.step)
 
 
@@ -154,24 +179,6 @@ def save_run(folder: RunFolder, model: TwoStreamModel, recognizer: Recognizer) -
     return _with_records(folder, model, recognizer)
 
 
-def load_settings(folder: RunFolder) -> ResolvedConfig:
-    """The resolved settings of a run.
-
-    Raises:
-      UserError: config.json holds settings this version does not know.
-    """
-    settings = folder.read_json(folder.config).get("settings", {})
-    defaults = {field.name: field.default for field in dataclasses.fields(ResolvedConfig)}
-    unknown = sorted(set(settings) - set(defaults))
-    if unknown:
-        raise UserError(
-            f"{folder.config} has settings this longtail_tf does not know "
-            f"({', '.join(unknown)}): install the version named in it."
-        )
-    # All of them: a method would fill in what an older version did not save.
-    return ResolvedConfig(**{**defaults, **settings})
-
-
 def load_run(path: str) -> TrainedRun:
     """Loads what `train.run` saved in the run folder `path`.
 
@@ -185,12 +192,10 @@ def load_run(path: str) -> TrainedRun:
     folder.check_digests(
         folder.require(folder.prototypes),
         folder.weights,
-        remedy="write it anew from the last checkpoint with longtail_tf.train --resume",
+        remedy="write it again from the last checkpoint with longtail_tf.train --resume",
     )
     recognizer = Recognizer.load(folder.prototypes)
-    model = build_model(
-        config, channels=content["channels"], num_head=content["num_head"], precision="float32"
-    )
+    model = build_model(config, channels=content["channels"], num_head=content["num_head"])
     try:
         weights_file.load_weights(model, folder.weights)
     except (OSError, ValueError, KeyError) as error:
@@ -229,13 +234,17 @@ def _read_classes(folder: RunFolder) -> tuple[StringTable, np.ndarray]:
         ) from error
 
 
-def _copy_backbone(source: TrainedRun, embedder: Any) -> None:
+def _called(config: ResolvedConfig) -> str:
+    return config.backbone + (f" of width {config.width}" if config.width else "")
+
+
+def _copy_backbone(source: TrainedRun, embedder: Any, config: ResolvedConfig) -> None:
     theirs = networks.backbone_of(source.model.embedder)
     ours = networks.backbone_of(embedder)
     shapes = [weight.shape for weight in theirs.get_weights()]
     if shapes != [weight.shape for weight in ours.get_weights()]:
         raise UserError(
-            f"--weights={source.folder.path}: that run trained a {source.config.backbone} of width "
-            f"{source.config.width}, which does not fit this --backbone and --width."
+            f"--weights={source.folder.path}: that run trained {_called(source.config)}, which "
+            f"does not fit {_called(config)}: set --backbone (and --width) to what it trained."
         )
     ours.set_weights(theirs.get_weights())

@@ -139,7 +139,7 @@ class ModelStore:
                 )
         while True:
             loaded = self._serving.get(name, {})
-            servable = loaded.get(max(loaded) if number is None and loaded else number)  # type: ignore[arg-type]
+            servable = loaded.get(max(loaded) if number is None and loaded else number)
             if servable is None:
                 request = f"Latest({name})" if number is None else f"Specific({name}, {number})"
                 raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {request}")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 
 from longtail_tf.errors import UserError
+from longtail_tf.settings.backbones import (
+    CIFAR_BACKBONES,
+    check_cut,
+    check_imagenet,
+    facts,
+)
 from longtail_tf.settings.choices import (
     ALL_CLASS_RULES,
     ANY_HEAD_RULES,
-    BACKBONES,
     BALANCING_LOSSES,
-    CIFAR_BACKBONES,
     MEMORY_LOSSES,
     MIXING_AUGMENTATIONS,
 )
@@ -38,9 +43,10 @@ def _check_run(config: TrainingFields) -> None:
         )
     if not config.run_dir:
         raise UserError("--run_dir is missing: name a new folder for what this run leaves.")
-    _at_least(1, config, "steps", "log_every", "checkpoint_every", "k_top", "prototypes_per_class")
+    _check_length(config)
+    _at_least(1, config, "log_every", "checkpoint_every", "k_top")
     _at_least(0, config, "eval_every", "val_per_class", "seed", "split_seed", "threads")
-    _at_least(0, config, "warmup_steps", "head_only_steps", "cache_megabytes")
+    _at_least(0, config, "warmup_steps", "cache_megabytes")
     if not 0 <= config.max_bad_share <= 1:
         raise UserError(f"--max_bad_share={config.max_bad_share}: expected 0 to 1.")
     if config.seed >= 2**31 or config.split_seed >= 2**31:
@@ -52,24 +58,62 @@ def _check_run(config: TrainingFields) -> None:
         "classification_weight",
         "metric_weight",
         "metric_temperature",
+        "backbone_rate",
+        "clip_norm",
+        "stay_near",
+        "passes",
     ):
         value = getattr(config, name)
-        positive = name in ("learning_rate", "metric_temperature")
+        positive = name in ("learning_rate", "metric_temperature", "passes")
         if value is not None and (not math.isfinite(value) or value < 0 or positive and not value):
             expected = "above 0" if positive else "0 or more"
             raise UserError(f"--{name}={value}: expected a finite number, {expected}.")
-    for name in ("momentum", "label_smoothing", "weight_average"):
+    for name in ("momentum", "label_smoothing"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"--{name}={getattr(config, name)}: expected 0 or more, below 1.")
     if not 0 < config.false_accept_rate < 1:
         raise UserError(
             f"--false_accept_rate={config.false_accept_rate}: expected a share between 0 and 1."
         )
-    if config.warmup_steps > config.steps:
+    steps = config.steps
+    if steps is not None and (config.warmup_steps or 0) > steps:
         raise UserError(
             f"--warmup_steps={config.warmup_steps} is longer than the whole training (--steps="
-            f"{config.steps}): set --warmup_steps to {config.steps // 10} or so."
+            f"{steps}): set --warmup_steps to {steps // 10} or so."
         )
+
+
+def _check_length(config: TrainingFields) -> None:
+    """A training's length is given in one way."""
+    _at_least(0 if config.train_from == "none" else 1, config, "steps")
+    given = [
+        f"--{name}={getattr(config, name)}"
+        for name in ("steps", "passes", "time_budget")
+        if getattr(config, name)
+    ]
+    if config.time_budget:
+        seconds_of(config.time_budget)
+    if len(given) > 1:
+        raise UserError(
+            f"{' and '.join(given)} each say how long the training is: keep one of them."
+        )
+
+
+def seconds_of(time_budget: str) -> float:
+    """Seconds of a time such as 45s, 10m or 1h30m.
+
+    Raises:
+      UserError: it is not one.
+    """
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time_budget.strip())
+    parts = found.groups("0") if found else ()
+    seconds = sum(int(part) * unit for part, unit in zip(parts, (3600, 60, 1)))
+    if not seconds:
+        raise UserError(
+            f"--time_budget={time_budget}: expected hours, minutes and seconds, for example 45s, "
+            "10m or 1h30m."
+        )
+    return float(seconds)
 
 
 def _check_streams(config: TrainingFields) -> None:
@@ -109,13 +153,6 @@ def _check_streams(config: TrainingFields) -> None:
             f"--head_sampling=pk needs --head_batch_size={config.head_batch_size} to be a multiple "
             f"of --images_per_class={config.images_per_class}."
         )
-    if config.head_only_steps and not (config.has_head_stream and config.has_whole_stream):
-        raise UserError("--head_only_steps delays the whole stream, so it needs both streams.")
-    if config.head_only_steps >= config.steps and config.head_only_steps:
-        raise UserError(
-            f"--head_only_steps={config.head_only_steps} leaves no step for the whole stream: set "
-            f"it below --steps={config.steps}."
-        )
     joint = config.schedule == "joint" and config.has_head_stream and config.has_whole_stream
     for name in ("classify_whole", "compare_head"):
         if getattr(config, name) and not joint:
@@ -141,7 +178,7 @@ def _check_streams(config: TrainingFields) -> None:
 
 
 def _check_balance(config: TrainingFields) -> None:
-    """The tail may be made up for once: twice would turn the bias round."""
+    """Training may correct for the counts once: twice would turn the bias round."""
     if not 0 <= config.reweight_from <= 1:
         raise UserError(f"--reweight_from={config.reweight_from}: expected 0 to 1.")
     ways = [way for way in ways_to_balance(config) if way != "--head_sampling=pk"]
@@ -172,7 +209,7 @@ def _check_balance(config: TrainingFields) -> None:
 
 
 def ways_to_balance(config: TrainingFields) -> list[str]:
-    """The settings by which the head classifier makes up for the training counts."""
+    """The settings by which the head classifier is corrected for the training counts."""
     if not config.has_head_stream:
         return []
     sampling, loss = config.head_sampling, config.classification_loss
@@ -182,7 +219,9 @@ def ways_to_balance(config: TrainingFields) -> list[str]:
 
 
 def _check_network(config: TrainingFields) -> None:
-    _at_least(2, config, "embedding_dim")
+    if config.embedding_dim not in (None, 0):
+        _at_least(2, config, "embedding_dim")
+    _at_least(0, config, "cached_views", "cache_disk_megabytes")
     if config.image_size is not None:
         _at_least(8, config, "image_size")
     if config.width is not None:
@@ -192,12 +231,13 @@ def _check_network(config: TrainingFields) -> None:
                 f"--width={config.width} is for {', '.join(CIFAR_BACKBONES)}, not for --backbone="
                 f"{config.backbone}: leave it out."
             )
-    if config.weights == "imagenet" and config.backbone in ("auto", *CIFAR_BACKBONES):
-        names = [name for name in BACKBONES if name not in CIFAR_BACKBONES]
-        raise UserError(
-            f"--weights=imagenet needs a backbone that has such weights: set --backbone to one of "
-            f"{', '.join(names)}."
-        )
+    if config.backbone == "auto":
+        return
+    facts(config.backbone)
+    if config.weights == "imagenet":
+        check_imagenet(config.backbone)
+    if config.train_from not in ("auto", "all", "none"):
+        check_cut(config.backbone, config.train_from)
 
 
 def _check_memory(config: TrainingFields) -> None:
@@ -259,5 +299,5 @@ def _check_sampled_head(config: TrainingFields) -> None:
 def _at_least(least: int, config: TrainingFields, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value < least:
+        if value is not None and value < least:
             raise UserError(f"--{name}={value}: expected {least} or more.")

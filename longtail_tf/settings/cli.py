@@ -51,6 +51,7 @@ def launch(
     description: Optional[str],
     *,
     positional: Optional[str] = None,
+    complete: Optional[Callable[[dict[str, Any]], dict[str, Any]]] = None,
     argv: Optional[Sequence[str]] = None,
 ) -> Any:
     """Parses the command line into `settings_class` and calls `run` with it.
@@ -60,6 +61,7 @@ def launch(
       settings_class: frozen dataclass of `settings.setting` fields.
       description: the entry module's docstring, printed above the flags by `--help`.
       positional: name of the field that takes positional arguments (files to classify, ...).
+      complete: given settings by name -> those and others, before they are checked together.
       argv: the command line, `sys.argv` when None.
 
     Returns:
@@ -80,7 +82,8 @@ def launch(
         if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments):
             print(help_text(settings_class, description, positional=positional), flush=True)
             return None
-        settings = parse(settings_class, arguments, positional=positional)
+        values = parse_values(settings_class, arguments, positional=positional)
+        settings = settings_class(**(complete(values) if complete else values))
         _log_plainly()
         result = run(settings)
         sys.stdout.flush()  # here, so that a full disk is told like any other
@@ -135,7 +138,14 @@ def _write_anything() -> None:
 def parse(
     settings_class: type, arguments: Sequence[str], *, positional: Optional[str] = None
 ) -> Any:
-    """Settings from command-line arguments; what stands on the line beats every flagfile.
+    """Settings from command-line arguments, as `parse_values` reads them."""
+    return settings_class(**parse_values(settings_class, arguments, positional=positional))
+
+
+def parse_values(
+    settings_class: type, arguments: Sequence[str], *, positional: Optional[str] = None
+) -> dict[str, Any]:
+    """The settings that are given, by name; what stands on the line beats every flagfile.
 
     Raises:
       UserError: an unknown flag (with the nearest name), or stray positional arguments.
@@ -149,9 +159,7 @@ def parse(
         rest = flag_values(["program", *expanded(arguments, names)])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         raise UserError(unknown_flag(error.flagname, names)) from error
-    return flags.config_from_flags(
-        settings_class, flag_values, positional=positional, arguments=rest
-    )
+    return flags.given_values(settings_class, flag_values, positional=positional, arguments=rest)
 
 
 def help_text(

@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Optional
 
+from longtail_tf.settings.backbones import PIXEL_RANGES
 from longtail_tf.settings.choices import (
     AUGMENTATIONS,
-    BACKBONES,
+    AUTO_RULE,
     CLASSIFICATION_LOSSES,
     METRIC_LOSSES,
     MIXING_AUGMENTATIONS,
@@ -22,7 +23,7 @@ from longtail_tf.settings.methods import METHODS
 
 @dataclasses.dataclass(frozen=True)
 class TrainingFields:
-    """What one training run is told, as given; the help of a field says what it does."""
+    """The settings of one training run, as given; the help of a field says what it does."""
 
     method: Optional[str] = setting(
         None,
@@ -46,8 +47,8 @@ class TrainingFields:
     split_seed: int = setting(0, "Seed of the splits we cut ourselves; not of the training.")
     image_size: Optional[int] = setting(
         None,
-        "Side of the square images the network sees; unset: the size of array data, 128 for "
-        "files.",
+        "Side of the square images the network sees; unset: the size of array data; for files that "
+        "of the backbone's weights (224), or less where the files are smaller.",
         unit="px",
     )
     cache_megabytes: int = setting(1024, "Memory for training images once read.", unit="MB")
@@ -61,7 +62,22 @@ class TrainingFields:
     run_dir: str = setting("", "Folder for everything this run leaves; must be new or empty.")
     resume: bool = setting(False, "Continue the interrupted run in --run_dir to the same weights.")
     seed: int = setting(0, "Seed of weights, sampling and augmentation.")
-    steps: int = setting(2000, "Length of the training: train steps.", unit="steps")
+    steps: Optional[int] = setting(
+        None,
+        "Length of the training: train steps; unset: from --passes or --time_budget, or 2000 from "
+        "random weights.",
+        unit="steps",
+    )
+    passes: Optional[float] = setting(
+        None,
+        "Length of the training: how often it looks at as many images as there are.",
+        unit="passes",
+    )
+    time_budget: str = setting(
+        "",
+        "Fit the passes, and the views of a cached trunk, into this time, evaluation included: "
+        "10m, 1h30m.",
+    )
     eval_every: int = setting(
         500, "Validation numbers every so many steps; 0: only at the end.", unit="steps"
     )
@@ -127,11 +143,6 @@ class TrainingFields:
         False,
         "Joint schedule: head images feed the metric loss too, from the same forward pass.",
     )
-    head_only_steps: int = setting(
-        0,
-        "Train the head stream alone for so many steps before the whole stream joins.",
-        unit="steps",
-    )
     head_augment: str = setting(
         "auto",
         "Augmentation of head images; auto: crop_flip, or crop where a flip changes the "
@@ -178,15 +189,28 @@ class TrainingFields:
     # network
     backbone: str = setting(
         "auto",
-        "Network; auto: resnet20 up to 64 px, resnet18v2 above.",
-        choices=("auto", *BACKBONES),
+        "Network: a name of the table of backbones; a Keras model of your own (FILE.keras, FILE.h5 "
+        "or a SavedModel folder); or keras_hub:PRESET. auto: resnet20 up to 64 px; above "
+        "efficientnet_lite0, or resnet18v2 with --weights=none.",
+    )
+    pixel_range: str = setting(
+        "auto",
+        "What the backbone is fed: pixels in -1..1, 0..1 or 0..255, less ImageNet's means and by "
+        "its deviations (imagenet), or blue first and less its means (caffe). auto: what the table "
+        "says of the backbone, or the run that --weights names; 0..255 for your own model.",
+        choices=("auto", *PIXEL_RANGES),
     )
     width: Optional[int] = setting(
         None,
         "First-stage channels of the CIFAR-stem nets (resnet8 to resnet56); unset: 16.",
         unit="channels",
     )
-    embedding_dim: int = setting(128, "Length of an embedding.", unit="numbers")
+    embedding_dim: Optional[int] = setting(
+        None,
+        "Length of an embedding; 0: all features of the backbone, without a projection; unset: 128 "
+        "from random weights, 256 from pretrained ones.",
+        unit="numbers",
+    )
     neck: bool = setting(
         True, "Batch-normalisation neck: metric loss before it, classification after it."
     )
@@ -194,9 +218,42 @@ class TrainingFields:
         False, "Head classifier on cosines with a learned scale, instead of a plain one."
     )
     weights: str = setting(
+        "auto",
+        "Start the backbone from imagenet, from another run folder, or from a weights file "
+        "(.weights.h5, .h5, .keras; .pth of efficientnet_lite*); none: random, or what your own "
+        "model holds; auto: imagenet where --backbone=auto takes a pretrained one, else none.",
+    )
+    train_from: str = setting(
+        "auto",
+        "Where training begins: all; the name of a part of the backbone, below which everything "
+        "stands still; head, only the embedding; none, nothing; auto: what validation says of a "
+        "pretrained backbone, all of a random one.",
+    )
+    backbone_norms: Optional[str] = setting(
+        None,
+        "Statistics of the batch norms inside the backbone while it is trained: those of each "
+        "batch, or those they have (kept); unset: kept from pretrained weights.",
+        choices=("batch", "kept"),
+    )
+    embedding_start: Optional[str] = setting(
+        None,
+        "Where the projection to the embedding starts: at random, or (whitened) where pretrained "
+        "features are compared best before any training; unset: whitened from pretrained weights.",
+        choices=("random", "whitened"),
+    )
+    cached_views: Optional[int] = setting(
+        None,
+        "Compute what a frozen trunk makes of each image once, in so many augmented views, and "
+        "train on that; 0: read and augment images at each step; unset: as many as fit, up to 8.",
+        unit="views",
+    )
+    cache_dir: str = setting(
         "",
-        "Start the backbone from imagenet (downloads), from another run folder, or from a "
-        ".weights.h5 file; empty: random weights.",
+        "Folder that keeps the outputs of frozen trunks for other runs; empty: in the run folder, "
+        "and removed at the end.",
+    )
+    cache_disk_megabytes: int = setting(
+        8192, "Disk for the outputs of a frozen trunk; fewer views are kept if need be.", unit="MB"
     )
     precision: str = setting(
         "float32", "Arithmetic of the backbone.", choices=("float32", "bfloat16")
@@ -217,35 +274,43 @@ class TrainingFields:
 
     # optimiser
     optimizer: str = setting("sgd", "Optimiser.", choices=("sgd", "adamw"))
-    learning_rate: float = setting(0.1, "Peak learning rate.")
+    learning_rate: Optional[float] = setting(
+        None, "Peak learning rate; unset: 0.1 from random weights, less from pretrained ones."
+    )
+    backbone_rate: Optional[float] = setting(
+        None,
+        "Factor of the learning rate for the backbone; unset: 1 from random weights, 0.1 where all "
+        "of a pretrained one is trained, 1 where its trunk stands still.",
+    )
+    clip_norm: Optional[float] = setting(
+        None,
+        "Longest gradient of an update, all variables together; 0: any; unset: 0 from random "
+        "weights, 5 from pretrained ones.",
+    )
+    stay_near: Optional[float] = setting(
+        None,
+        "Weight of the squared distance from the pretrained weights (L2-SP); unset: 0 from random "
+        "weights.",
+    )
     momentum: float = setting(0.9, "Momentum of SGD (Nesterov).", unit="0..1")
     weight_decay: float = setting(5e-4, "Decoupled weight decay; not on biases and norms.")
     lr_schedule: str = setting(
         "cosine", "Learning rate after the warm-up.", choices=("cosine", "constant")
     )
-    warmup_steps: int = setting(100, "Linear learning-rate warm-up.", unit="steps")
-
-    weight_average: float = setting(
-        0.0,
-        "Recognise with a running average of the weights, of this decay a step (0.999: about the "
-        "last thousand steps); 0: with the last weights.",
-        unit="0..1",
+    warmup_steps: Optional[int] = setting(
+        None,
+        "Linear learning-rate warm-up; unset: 100, or a tenth of a shorter training.",
+        unit="steps",
     )
 
     # recognition
     inference_rule: str = setting(
-        "gated", "Rule that names the class; all that apply are evaluated.", choices=RULES
+        "gated",
+        "Rule that names the class; auto: chosen by images the network was not trained on. All "
+        "that apply are evaluated.",
+        choices=(AUTO_RULE, *RULES),
     )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
-    prototype_variant: str = setting(
-        "l2",
-        "Class means of unit embeddings (l2), of centred unit embeddings (cl2n), or plain "
-        "Euclidean means.",
-        choices=("l2", "cl2n", "plain"),
-    )
-    prototypes_per_class: int = setting(
-        1, "At most so many prototypes for a class with many images, by k-means.", unit="prototypes"
-    )
     false_accept_rate: float = setting(
         0.05,
         "Share of images of unknown classes that the rejection threshold may let through.",

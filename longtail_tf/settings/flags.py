@@ -15,6 +15,7 @@ from typing import Any, Optional, TypeVar, Union, get_args, get_origin, get_type
 from absl import flags as absl_flags
 
 from longtail_tf.errors import UserError
+from longtail_tf.settings.retired import RETIRED, without_retired
 
 Settings = TypeVar("Settings")
 
@@ -48,6 +49,9 @@ def define_flags(
             absl_flags.DEFINE_enum(name, default, choices, **arguments)
         else:
             absl_flags.DEFINE_string(name, default, **arguments)
+    # config.flags of an older run still gives these.
+    for name in RETIRED:
+        absl_flags.DEFINE_string(name, None, "removed", flag_values=flag_values)
 
 
 def config_from_flags(
@@ -60,6 +64,23 @@ def config_from_flags(
     """Builds the settings from the flags that were given and the positional arguments.
 
     Raises:
+      UserError: positional arguments were given where none are taken; a removed setting.
+    """
+    return settings_class(
+        **given_values(settings_class, flag_values, positional=positional, arguments=arguments)
+    )
+
+
+def given_values(
+    settings_class: type,
+    flag_values: absl_flags.FlagValues,
+    *,
+    positional: Optional[str] = None,
+    arguments: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The flags that were given and the positional arguments, by name of their setting.
+
+    Raises:
       UserError: positional arguments were given where none are taken, or a text holds a line
         break.
     """
@@ -70,14 +91,16 @@ def config_from_flags(
         )
     values = {
         field.name: flag_values[field.name].value
-        for field in dataclasses.fields(settings_class)  # type: ignore[arg-type]
+        for field in dataclasses.fields(settings_class)
         if field.name != positional and flag_values[field.name].present
     }
     for name, value in values.items():
         _check_text(name, value)
+    given = {name: flag_values[name].value for name in RETIRED if flag_values[name].present}
+    without_retired(given, source="the command line or its flagfile")
     if positional is not None:
         values[positional] = tuple(arguments)
-    return settings_class(**values)
+    return values
 
 
 def flagfile_text(settings: Any, *, comment: str) -> str:

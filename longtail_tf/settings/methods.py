@@ -17,6 +17,18 @@ from longtail_tf.errors import UserError
 
 HEAD_RULES = ("head_min_count", "head_ratio", "head_num_classes", "head_all", "head_auto")
 
+# What a training is where nothing of it is said: neither a method nor any of these.
+USUAL_METHOD = "longtail_plus"
+_SAY_WHAT_IS_TRAINED = (
+    *HEAD_RULES,
+    "schedule",
+    "classification_loss",
+    "metric_loss",
+    "head_sampling",
+    "classify_whole",
+    "compare_head",
+)
+
 # Values that are derived from the data set before a training begins.
 _OF_THE_DATA = (("head_auto", True), ("images_per_class", 0))
 
@@ -34,7 +46,7 @@ _LONGTAIL: Mapping[str, Any] = {
     "metric_loss": "triplet_semihard",
     "unit_features": True,
     "neck": True,
-    "inference_rule": "lda",
+    "inference_rule": "auto",
 }
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -123,7 +135,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "class_power": 1.0,
         "unit_features": True,
         "neck": True,
-        "inference_rule": "gated_lda",
+        "inference_rule": "auto",
     },
 }
 
@@ -144,11 +156,15 @@ def preset(name: str) -> dict[str, Any]:
 def filled_in(given: Mapping[str, Any]) -> dict[str, Any]:
     """`given` settings and, beside them, those of the method they name.
 
+    Where they name none and say nothing of what is trained, that is `USUAL_METHOD`.
+
     Args:
       given: the settings that the user gave, by name; perhaps with `method`.
     """
     if given.get("method") is None:
-        return dict(given)
+        if any(name in given for name in ("method", *_SAY_WHAT_IS_TRAINED)):
+            return dict(given)
+        given = {**given, "method": USUAL_METHOD}
     settings = preset(given["method"])
     if any(rule in given for rule in HEAD_RULES):
         for rule in HEAD_RULES:
@@ -168,7 +184,7 @@ def taking_methods(settings_class: type[Settings]) -> type[Settings]:
     def filling(self: Any, **given: Any) -> None:
         plain(self, **filled_in(given))
 
-    settings_class.__init__ = filling  # type: ignore[method-assign, assignment]
+    settings_class.__init__ = filling  # type: ignore[method-assign]
     return settings_class
 
 

@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Optional, TextIO
 
 import tensorflow as tf
+from absl import logging
 
 from longtail_tf.errors import UserError
 from longtail_tf.training.checkpoints import Checkpoints
 
 Sink = Callable[[dict[str, Any]], None]
 COLLAPSED_SPREAD = 0.02  # of unit vectors: features within a cone of about one degree
+ESTIMATE_STEPS = 5
 SETTLING_STEPS = 100  # a fresh network may start close to collapse
 
 
@@ -79,6 +81,42 @@ class TrainingLog(StepCallback):
         for sink in self._sinks:
             sink(record)
         self._since = (step, time.perf_counter())
+
+
+class Estimate(StepCallback):
+    """Says once, early, how long the run will take: at step 5, or 10 seconds after the first step.
+
+    The first step traces the graph, so its time says nothing.
+    """
+
+    def __init__(
+        self, *, start_step: int, steps: int, evaluation: Callable[[float], float]
+    ) -> None:
+        """Prepares to estimate.
+
+        Args:
+          start_step: of this training.
+          steps: the last one.
+          evaluation: seconds a train step -> seconds of what comes after the last one.
+        """
+        super().__init__(start_step=start_step, steps=steps)
+        self._evaluation = evaluation
+        self._first_at: float | None = None
+        self._done = False
+
+    def after_step(self, step: int) -> None:
+        """Notes the first step; then speaks when it is time."""
+        now = time.perf_counter()
+        if self._first_at is None:
+            self._first_at = now
+            return
+        steps_timed = step - self.start_step - 1
+        if self._done or (steps_timed < ESTIMATE_STEPS - 1 and now - self._first_at < 10):
+            return
+        self._done = True
+        a_step = (now - self._first_at) / steps_timed
+        left = a_step * (self.steps - step) + self._evaluation(a_step)
+        logging.info("about %s left on this machine, evaluation included", format_seconds(left))
 
 
 class Validation(StepCallback):
@@ -239,8 +277,7 @@ class CollapseSentinel:
             raise UserError(
                 f"step {step}: the features have collapsed onto one point (spread "
                 f"{record['spread']:.4f}, whole_loss {record['whole_loss']:.4f} = margin): lower "
-                "--learning_rate, lengthen --warmup_steps, or let the head stream lead with "
-                "--head_only_steps."
+                "--learning_rate, or lengthen --warmup_steps."
             )
 
 

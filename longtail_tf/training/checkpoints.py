@@ -26,10 +26,9 @@ class Checkpoints:
             parts["head_optimizer"] = model.head_optimizer
         if model.whole_optimizer is not None:
             parts["whole_optimizer"] = model.whole_optimizer
-        for name in ("metric_loss", "averaged"):
-            state = getattr(getattr(model, name), "state", None)
-            if state is not None:
-                parts[name] = state
+        memory = getattr(model.metric_loss, "state", None)
+        if memory is not None:
+            parts["metric_loss"] = memory
         self._manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(**parts), str(folder), max_to_keep=KEPT, checkpoint_name="step"
         )

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Optional
 
-import tensorflow as tf
 from absl import logging
 
 from longtail_tf.config import ResolvedConfig
 from longtail_tf.datasets import DatasetIndex
 from longtail_tf.metrics.tables import format_rules_table
-from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.runs.evaluation import quick_validation
 from longtail_tf.runs.folder import RunFolder
-from longtail_tf.runs.trained_run import copy_weights, inference_copy
+from longtail_tf.runs.trained_run import copy_weights
 from longtail_tf.training import workers
 from longtail_tf.training.callbacks import CollapseSentinel, Progress, Sink, TensorBoardScalars
+from longtail_tf.training.start import Start, plain_copy
 
 
 def training_sinks(
@@ -24,9 +23,7 @@ def training_sinks(
 ) -> list[Sink]:
     """Where training records go; workers beside the chief only watch them for collapse."""
     sentinel = CollapseSentinel(
-        margin=config.margin,
-        unit_features=config.unit_features,
-        start_step=max(start_step, config.head_only_steps),
+        margin=config.margin, unit_features=config.unit_features, start_step=start_step
     )
     if not chief:
         return [sentinel]
@@ -41,31 +38,32 @@ def training_sinks(
 
 
 def validation_of(
-    model: TwoStreamModel,
+    begun: Start,
     config: ResolvedConfig,
     index: DatasetIndex,
     *,
     num_head: int,
-    strategy: tf.distribute.Strategy,
+    team: workers.Team,
 ) -> Optional[Callable[[int], Optional[dict[str, Any]]]]:
     """What `Validation` runs: step -> record; None where there is nothing to run.
 
-    Averaged weights are evaluated as a plain copy. Replicas too, by the chief alone: reading a
-    variable of the replicas may need all the workers, so a pass over the images with them would.
+    Replicas are evaluated as a plain copy, by the chief alone: reading a variable of the replicas
+    may need all the workers, so a pass over the images with them would.
     """
-    val = index.val
-    if val is None or not config.eval_every:
+    if index.val is None or not config.eval_every:
         return None
     copy = None
-    if strategy.num_replicas_in_sync > 1 or config.weight_average:
-        copy = inference_copy(model, config, channels=index.channels)
+    if team.strategy.num_replicas_in_sync > 1:
+        copy = plain_copy(begun, config, index, num_head=num_head).model
 
     def evaluate(step: int) -> Optional[dict[str, Any]]:
         if copy is not None:
-            copy_weights(model, copy)
-        if not workers.is_chief(strategy):
+            copy_weights(begun.model, copy)
+        if not team.is_chief:
             return None
-        return quick_validation(copy or model, index, val, config, num_head=num_head, step=step)
+        return quick_validation(
+            copy or begun.model, begun.inputs, index, num_head=num_head, step=step
+        )
 
     return evaluate
 

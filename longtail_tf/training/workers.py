@@ -16,15 +16,100 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.files import Path
+from longtail_tf.models.replicas import strategy_of
 from longtail_tf.runs.folder import RunFolder
 
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the run folder; the only process is."""
-    return index_of(strategy) == 0
+# How TensorFlow tells that a peer is gone.
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
-def index_of(strategy: tf.distribute.Strategy) -> int:
+class Team:
+    """The processes of one training: this one alone, or the workers in TF_CONFIG.
+
+    with workers.Team(replicas="one") as team:
+        ...                                  # what may be refused: settings, data
+        with team.claim(run_dir, resume=False) as folder:
+            ...                              # build the network
+            team.agree({"settings": settings})
+
+    Where one process cannot go on, the others would wait for it for ever: at each `agree`, and at
+    the end of the context, all of them learn of it and stop with a sentence.
+
+    Attributes:
+      strategy: of the training; TensorFlow's default one for a single replica.
+    """
+
+    def __init__(self, *, replicas: str) -> None:
+        """Joins the other processes, if there are any.
+
+        Raises:
+          UserError: as `replicas.strategy_of`.
+        """
+        self.strategy = strategy_of(replicas)
+        self._settled = False  # whether the others know of whatever is raised now
+        self._run_dir: Path = "RUN_DIR"
+
+    def __enter__(self) -> Team:
+        self._settled = False
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, UserError) and not self._settled:
+            any_of(self.strategy, True)  # what the others wait for at their next `agree`
+        elif isinstance(error, _LOST) and _has_peers(self.strategy):
+            raise UserError(
+                f"another worker of TF_CONFIG was lost ({str(error).splitlines()[0][:200]}): see "
+                f"what it says, and start all of them again with --run_dir={self._run_dir} "
+                "--resume."
+            ) from error
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes the run folder; the only process does."""
+        return process_of(self.strategy) == 0
+
+    def agree(self, values: Mapping[str, Any] | None = None) -> None:
+        """Waits until every process is here, and compares what must be equal in all of them.
+
+        Args:
+          values: by name; compared by their `repr`.
+
+        Raises:
+          UserError: another process cannot go on, or a value differs.
+        """
+        refused = any_of(self.strategy, False)
+        self._settled = True  # what is raised from here on is raised in every process
+        if refused:
+            raise UserError(
+                "another worker of TF_CONFIG cannot start: see what it says, and start all of them "
+                "again."
+            )
+        check_same(self.strategy, values or {})
+
+    @contextlib.contextmanager
+    def claim(self, path: Path, *, resume: bool) -> Iterator[RunFolder]:
+        """The run folder for the chief; for another worker a scratch folder, removed at the end.
+
+        Workers save checkpoints at the same time, as some variables are sums over all of them, but
+        only one may keep the files.
+
+        Raises:
+          UserError: as `RunFolder.claim`, in every process.
+        """
+        self.agree()
+        self._settled, self._run_dir = False, path
+        with contextlib.ExitStack() as stack:
+            if self.is_chief:
+                folder = stack.enter_context(RunFolder.claim(path, resume=resume))
+            else:
+                scratch = tempfile.TemporaryDirectory(prefix="longtail_tf_worker_")
+                folder = RunFolder(stack.enter_context(scratch))
+            self.agree()
+            self._settled = False
+            yield folder
+
+
+def process_of(strategy: tf.distribute.Strategy) -> int:
     """This process among those of the strategy, 0 for the chief."""
     if not _has_peers(strategy):
         return 0
@@ -44,47 +129,6 @@ def count_of(strategy: tf.distribute.Strategy) -> int:
 def any_of(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether `flag` is set in any process. Every process must ask at the same time."""
     return flag if not _has_peers(strategy) else bool(_gathered(strategy, int(flag)).any())
-
-
-@contextlib.contextmanager
-def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Ends every process with a sentence when one cannot go on; they would wait for it for ever.
-
-    Raises:
-      UserError: that of the context, or that another process has one.
-    """
-    refused = None
-    try:
-        yield
-    except UserError as error:
-        refused = error
-    if any_of(strategy, refused is not None):
-        raise refused or UserError(
-            "another worker of TF_CONFIG cannot start: see what it says, and start all of them "
-            "again."
-        )
-
-
-@contextlib.contextmanager
-def claimed_folder(
-    strategy: tf.distribute.Strategy, path: Path, *, resume: bool
-) -> Iterator[RunFolder]:
-    """The run folder for the chief; for another worker a scratch folder, removed at the end.
-
-    Workers save checkpoints at the same time, as some variables are sums over all of them, but
-    only one may keep the files.
-
-    Raises:
-      UserError: as `RunFolder.claim`, in every process; or, later, a process was lost.
-    """
-    with contextlib.ExitStack() as stack, _told_when_lost(strategy, path):
-        with failing_together(strategy):
-            if is_chief(strategy):
-                folder = stack.enter_context(RunFolder.claim(path, resume=resume))
-            else:
-                scratch = tempfile.TemporaryDirectory(prefix="longtail_tf_worker_")
-                folder = RunFolder(stack.enter_context(scratch))
-        yield folder
 
 
 def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> None:
@@ -108,19 +152,6 @@ def check_same(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> N
                 f"{', '.join(map(str, np.flatnonzero(found != found[0])))} against replica 0): "
                 "give all of them the same flags, data and run folder."
             )
-
-
-@contextlib.contextmanager
-def _told_when_lost(strategy: tf.distribute.Strategy, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        if not _has_peers(strategy):
-            raise
-        raise UserError(
-            f"another worker of TF_CONFIG was lost ({str(error).splitlines()[0][:200]}): see what "
-            f"it says, and start all of them again with --run_dir={path} --resume."
-        ) from error
 
 
 def _has_peers(strategy: tf.distribute.Strategy) -> bool:

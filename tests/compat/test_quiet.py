@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
-from tests import stacks
+from tests import stacks, waiting
 
 
 def run(code):
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
-    )
+    result = waiting.run([sys.executable, "-c", code])
     assert result.returncode == 0, result.stderr[-2000:]
     return result
 
@@ -59,7 +56,7 @@ def test_quiet_imports_print_nothing(name):
     assert result.stdout == "" and "Addons" not in result.stderr
 
 
-def test_missing_addons_is_told(monkeypatch):
+def test_missing_addons_is_reported(monkeypatch):
     from longtail_tf.compat import quiet_imports
     from longtail_tf.errors import UserError
 

@@ -9,13 +9,7 @@ import pytest
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.exporting.rule_head import (
-    GRAPH_RULES,
-    RuleHead,
-    check_rule,
-    prototype_table,
-    unit_rows,
-)
+from longtail_tf.exporting.rule_head import GRAPH_RULES, RuleHead, check_rule
 from longtail_tf.recognition.fit import Recognizer
 from longtail_tf.settings.choices import ALL_CLASS_RULES
 
@@ -27,21 +21,15 @@ def unit(rows):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def recognizer_of(seed, *, several=False, center=False, bias=False, gate_weight=0.3, head=HEAD):
+def recognizer_of(seed, *, gate_weight=0.3, head=HEAD):
     rng = np.random.default_rng(seed)
-    owners = np.arange(CLASSES)
-    if several:
-        owners = np.sort(np.concatenate([owners, rng.integers(0, CLASSES, 6)]))
     return Recognizer(
         num_classes=CLASSES,
         num_head=head,
         class_counts=np.arange(CLASSES, 0, -1),
-        prototypes=unit(rng.normal(size=(len(owners), DIM))),
-        prototype_classes=owners.astype(np.int32),
+        prototypes=unit(rng.normal(size=(CLASSES, DIM))),
         temperatures={rule: 0.1 + i for i, rule in enumerate(GRAPH_RULES)},
         gate_weight=gate_weight,
-        center=rng.normal(0, 0.1, DIM).astype(np.float32) if center else None,
-        prototype_bias=rng.normal(0, 0.1, len(owners)).astype(np.float32) if bias else None,
         linear_kernel=rng.normal(size=(DIM, CLASSES)).astype(np.float32),
         linear_bias=rng.normal(size=CLASSES).astype(np.float32),
         lda_kernel=rng.normal(size=(DIM, CLASSES)).astype(np.float32),
@@ -55,16 +43,11 @@ def recognizer_of(seed, *, several=False, center=False, bias=False, gate_weight=
 
 
 @pytest.mark.parametrize("rule", GRAPH_RULES)
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"several": True}, {"center": True}, {"bias": True}, {"gate_weight": 0.0},
-     {"several": True, "center": True, "bias": True}],
-    ids=str,
-)  # fmt: skip
-def test_scores_are_those_of_the_recognizer(rule, options):
+@pytest.mark.parametrize("gate_weight", [0.0, 0.3])
+def test_scores_are_those_of_the_recognizer(rule, gate_weight):
     num_head = CLASSES if rule in ALL_CLASS_RULES else HEAD
     for seed in range(10):
-        recognizer = recognizer_of(seed, head=num_head, **options)
+        recognizer = recognizer_of(seed, head=num_head, gate_weight=gate_weight)
         rng = np.random.default_rng(seed + 100)
         embeddings = unit(rng.normal(size=(20, DIM)))
         logits = rng.normal(0, 3, size=(20, num_head)).astype(np.float32)
@@ -92,22 +75,6 @@ def test_the_gate_re_ranks_only_within_the_head():
     assert np.array_equal(gated[tail], plain[tail])
     assert (gated[~tail] < HEAD).all()
     assert np.array_equal(gated[~tail], logits[~tail].argmax(axis=1))
-
-
-def test_unit_rows_leaves_a_zero_row_zero():
-    rows = tf.constant([[3.0, 4.0], [0.0, 0.0]])
-    np.testing.assert_allclose(unit_rows(rows), [[0.6, 0.8], [0.0, 0.0]], atol=1e-6)
-
-
-def test_prototype_table_repeats_the_first_prototype_of_short_classes():
-    table = prototype_table(np.array([0, 1, 1, 1, 2]), 3)
-    assert table.tolist() == [[0, 0, 0], [1, 2, 3], [4, 4, 4]]
-
-
-@pytest.mark.parametrize("owners, missing", [([0, 2], 1), ([0, 1, 3], 1)])
-def test_prototypes_must_cover_the_classes(owners, missing):
-    with pytest.raises(UserError, match=rf"with {missing} missing .*the run has 3 classes"):
-        prototype_table(np.array(owners), 3)
 
 
 def test_rules_that_cannot_be_exported_are_refused():

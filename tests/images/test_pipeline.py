@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import subprocess
+import pathlib
 import sys
 
 import numpy as np
@@ -17,6 +17,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.images.pipeline import evaluation_batches, plain_errors, training_streams
 from longtail_tf.sampling import PKSampler, RandomSampler
 from longtail_tf.settings.choices import MIXING_AUGMENTATIONS
+from tests import waiting
 
 CLASSES, EACH, SIZE = 6, 5, 12
 LABELS = np.repeat(np.arange(CLASSES, dtype=np.int32), EACH)
@@ -169,7 +170,7 @@ def test_mixing_gives_second_labels_and_a_weight(name):
     assert images.dtype == np.uint8
 
 
-def test_bad_images_are_replaced_and_their_rows_told():
+def test_bad_images_are_replaced_and_their_rows_reported():
     for batch in take(streams(split_of("files", (3, 7)), max_bad_share=0.2), 8):
         for _, labels, rows in batch.values():
             assert not set(rows) & {3, 7}
@@ -178,8 +179,8 @@ def test_bad_images_are_replaced_and_their_rows_told():
 
 def test_a_stop_over_bad_images_reaches_the_user_in_one_sentence():
     dataset = streams(split_of("files", range(0, N, 2)))
-    told = r"of 30 training images cannot be read"
-    with pytest.raises(UserError, match=told) as error, plain_errors():
+    said = r"of 30 training images cannot be read"
+    with pytest.raises(UserError, match=said) as error, plain_errors():
         take(dataset, 20)
     assert "\n" not in str(error.value)
 
@@ -218,8 +219,8 @@ def test_a_bad_image_in_evaluation_is_named():
     dataset = evaluation_batches(
         split_of("files", (17,)), image_size=SIZE, channels=3, batch_size=8
     )
-    told = r"^photos/17.png is not a readable image .*--exclude\.$"
-    with pytest.raises(UserError, match=told), plain_errors():
+    said = r"^photos/17.png is not a readable image .*--exclude\.$"
+    with pytest.raises(UserError, match=said), plain_errors():
         list(dataset)
 
 
@@ -238,7 +239,7 @@ LEFT_BEHIND = """
 import tensorflow as tf
 tf.config.threading.set_inter_op_parallelism_threads(1)
 tf.config.threading.set_intra_op_parallelism_threads(1)
-import test_input_pipeline as t
+from tests.images import test_pipeline as t
 list(t.evaluation_batches(t.split_of("files"), image_size=t.SIZE, channels=3, batch_size=4))
 left_behind = iter(t.streams(t.split_of("files"), cache_bytes=0))
 for _ in range(30):
@@ -250,8 +251,6 @@ raise SystemExit(3)
 @pytest.mark.slow
 def test_one_thread_is_enough_and_an_open_stream_does_not_hold_up_the_exit():
     """Decoding calls TensorFlow from a dataset's thread; neither may wait for the other."""
-    result = subprocess.run(
-        [sys.executable, "-c", LEFT_BEHIND], cwd=__file__.rsplit("/", 2)[0], timeout=120,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    root = pathlib.Path(__file__).parents[2]
+    result = waiting.run([sys.executable, "-c", LEFT_BEHIND], cwd=root)
     assert result.returncode == 3, result.stderr[-2000:]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -9,7 +8,7 @@ import tensorflow as tf
 from longtail_tf.compat import keras_version
 from longtail_tf.errors import UserError
 from longtail_tf.models import replicas
-from tests import replica_runs, stacks
+from tests import replica_runs, stacks, waiting
 
 # Logical devices must be set before TensorFlow starts, hence processes of their own.
 TWO_DEVICES = """
@@ -17,7 +16,7 @@ import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from longtail_tf import distribution, losses
-from longtail_tf.two_stream_model import TwoStreamModel
+from longtail_tf.models.two_stream_model import TwoStreamModel
 
 strategy = replicas.strategy_of("devices")
 assert strategy.num_replicas_in_sync == 2
@@ -39,7 +38,7 @@ with strategy.scope():
     mirrored = tf.Variable(kernel)
 
 for name in ("triplet_semihard", "triplet_hard", "supcon", "multi_similarity"):
-    loss_of = losses.metric_loss(name, margin=0.5, images_per_class=4)
+    loss_of = losses.metric_loss(name, margin=0.5)
     with tf.GradientTape() as tape:
         whole = loss_of(labels, points @ kernel)
     expected = tape.gradient(whole, kernel)
@@ -59,7 +58,7 @@ for name in ("triplet_semihard", "triplet_hard", "supcon", "multi_similarity"):
     found, gradients = step(part(points), part(labels))
     for loss, gradient in zip(local(found), local(gradients)):
         np.testing.assert_allclose(loss, whole, rtol=1e-5)
-        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
 print("equal")
 """
 
@@ -118,10 +117,11 @@ alone = model("global")
 alone.train_step({"head": batch, "whole": batch})
 expected = {metric.name: float(metric.result()) for metric in alone.metrics}
 weights, numbers = trained("global", ("head", "whole"))
+# Sums over 16 images of 16 pixels, in halves: 256 terms * eps; another gradient differs by 1e-3.
 for ours, theirs in zip(weights, alone.trainable_variables):
-    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    np.testing.assert_allclose(ours, theirs, atol=3e-5)
 for name, value in expected.items():
-    np.testing.assert_allclose(numbers[name], value, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(numbers[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 # Mined by replica: the mean of what each half of the batch says on its own.
 start = [v.numpy() for v in model("replica").trainable_variables]
@@ -133,7 +133,7 @@ for half in halves():
 weights, _ = trained("replica", ("whole",))
 by_halves = [(a + b) / 2 for a, b in zip(*each_half)]
 for ours, theirs in zip(weights, by_halves):
-    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    np.testing.assert_allclose(ours, theirs, atol=3e-5)
 other, _ = trained("global", ("whole",))
 assert max(np.abs(a - b).max() for a, b in zip(weights, other)) > 1e-3
 print("equal")
@@ -142,13 +142,7 @@ print("equal")
 
 @pytest.mark.parametrize("script", [GATHER, NORM, MODEL], ids=["gather", "norm", "model"])
 def test_two_replicas_are_the_global_batch(script):
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES + script],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    result = waiting.run([sys.executable, "-c", TWO_DEVICES + script])
     assert result.stdout.strip().endswith("equal"), result.stderr[-3000:]
 
 
@@ -176,7 +170,7 @@ def test_one_replica_is_the_identity():
         ),
     ],
 )
-def test_a_tf_config_that_cannot_work_is_told(tf_config, message, monkeypatch):
+def test_a_tf_config_that_cannot_work_is_reported(tf_config, message, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", tf_config)
     with pytest.raises(UserError, match=message):
         replicas.strategy_of("workers")
@@ -190,7 +184,7 @@ def test_workers_under_keras_3_are_refused(monkeypatch):
 
 
 @stacks.needs_workers
-def test_workers_after_tensorflow_has_started_are_told(monkeypatch):
+def test_workers_after_tensorflow_has_started_are_reported(monkeypatch):
     tf.constant(0)
     monkeypatch.setenv("TF_CONFIG", replica_runs.tf_configs()[0])
     with pytest.raises(UserError, match="TensorFlow already runs in this process: start one fresh"):

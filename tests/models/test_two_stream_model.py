@@ -8,6 +8,7 @@ from longtail_tf import losses
 from longtail_tf.errors import UserError
 from longtail_tf.models import networks
 from longtail_tf.models.two_stream_model import HEAD_METRICS, WHOLE_METRICS, TwoStreamModel
+from tests import rounding
 
 SIZE, HEAD_CLASSES = 8, 3
 
@@ -73,9 +74,11 @@ def test_embedding_is_unit_length_and_float32(rng, data):
 def test_embed_with_logits_agrees_with_its_parts(data):
     model = make_model()
     embedding, logits = model.embed_with_logits(data["head"][0])
-    np.testing.assert_allclose(embedding, model(data["head"][0]), atol=1e-6)
+    np.testing.assert_allclose(embedding, model(data["head"][0]), atol=rounding.NETWORK)
     neck_output = model.neck_output(model.features(data["head"][0]))
-    np.testing.assert_allclose(logits, neck_output @ model.head.kernel, atol=1e-5)
+    expected = neck_output @ model.head.kernel
+    size = max(1, np.abs(expected).max())
+    np.testing.assert_allclose(logits, expected, atol=rounding.NETWORK * size)
     assert make_model(num_head=0).embed_with_logits(data["head"][0])[1] is None
 
 
@@ -88,7 +91,11 @@ def test_cosine_head_logits_are_scaled_cosines(data):
     embedding, logits = model.embed_with_logits(data["head"][0])
     kernel = model.head.kernel.numpy()
     expected = 16 * embedding.numpy() @ (kernel / np.linalg.norm(kernel, axis=0))
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, atol=rounding.sums_apart(3 * 6, 16))
+
+
+# A step on sums over images and pixels, in any order; another step differs by 1e-3 and more.
+STEP = 2e-5
 
 
 def manual_update(model, images, loss_of, variables, rate=0.1):
@@ -117,7 +124,7 @@ def test_alternate_is_a_head_update_then_a_whole_update(data):
         oracle.embedder.trainable_variables,
     )  # fmt: skip
     for ours, theirs in zip(weights(model), weights(oracle)):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        np.testing.assert_allclose(ours, theirs, atol=STEP)
     assert int(model.step) == 1
 
 
@@ -126,7 +133,7 @@ def assert_one_joint_update(model, oracle, head_images, whole_images, loss_of):
     images = tf.concat([head_images, whole_images], 0)
     manual_update(oracle, images, loss_of, oracle.trainable_variables)
     for ours, theirs in zip(weights(model), weights(oracle)):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        np.testing.assert_allclose(ours, theirs, atol=STEP)
 
 
 def test_joint_is_one_update_on_the_summed_losses_of_the_joined_batch(data):
@@ -167,7 +174,7 @@ def test_classify_whole_without_a_head_image_in_the_whole_batch_is_plain_joint(r
         model.train_step(data)
         models.append(weights(model))
     for ours, theirs in zip(*models):
-        np.testing.assert_allclose(ours, theirs, atol=1e-7)
+        np.testing.assert_allclose(ours, theirs, atol=STEP)
 
 
 def test_compare_head_takes_the_metric_loss_over_both_batches_in_the_same_pass(data):
@@ -223,10 +230,10 @@ def test_metrics_are_means_of_what_the_losses_say(data):
         logs = model.train_step(data)
     features = unit(model.features(data["whole"][0], training=True))
     expected = metric(data["whole"][1], features, data["whole"][2])
-    np.testing.assert_allclose(logs["whole_loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(logs["whole_loss"], expected, atol=rounding.NETWORK)
     deviation = features - tf.reduce_mean(features, 0)
     spread = np.sqrt(np.mean(np.sum(np.square(deviation), axis=1)))
-    np.testing.assert_allclose(logs["spread"], spread, rtol=1e-5)
+    np.testing.assert_allclose(logs["spread"], spread, atol=rounding.NETWORK)
     assert 0 <= float(logs["head_accuracy"]) <= 1
 
 
@@ -251,11 +258,11 @@ def test_learning_separates_two_shades():
 def test_without_a_neck_the_embedding_is_the_unit_feature(data):
     model = make_model(neck=False)
     np.testing.assert_allclose(
-        model(data["head"][0]), unit(model.features(data["head"][0])), atol=1e-6
+        model(data["head"][0]), unit(model.features(data["head"][0])), atol=rounding.NETWORK
     )
     compile_model(model).train_step(data)
 
 
-def test_an_unknown_schedule_is_told():
+def test_an_unknown_schedule_is_reported():
     with pytest.raises(UserError, match="schedule='sum': expected 'alternate' or 'joint'"):
         compile_model(make_model(), schedule="sum")

@@ -13,6 +13,7 @@ from longtail_tf.recognition import all_class_rules
 from longtail_tf.recognition.enrollment import add_class, remove_class, replace_class
 from longtail_tf.recognition.fit import Embedded, Recognizer, evaluate_rules, fit_recognizer
 from longtail_tf.settings.choices import ALL_CLASS_RULES
+from tests import rounding
 
 COUNTS = np.array([300, 90, 30, 9, 3])
 CLASSES, DIM = 5, 8
@@ -54,12 +55,12 @@ def fit(splits, *, val=True, **settings):
 
 
 def test_every_rule_helps_a_biased_classifier_and_changes_nothing_else(splits):
-    recognizer, told = fit(splits)
+    recognizer, said = fit(splits)
     rows = evaluate_rules(recognizer, splits[2], train_counts=COUNTS, replicates=0)
     assert list(rows)[-6:] == ["head_only", "gated_lda", *ALL_CLASS_RULES]
     for rule in ALL_CLASS_RULES:
         assert rows[rule]["balanced"] > rows["head_only"]["balanced"] + 0.03, rule
-    assert "head_adjusted: tau" in told and "tau_norm: tau" in told
+    assert "head_adjusted: tau" in said and "tau_norm: tau" in said
     plain, _ = fit(splits, rules=("ncm", "gated", "head_only"))
     for rule in ("ncm", "gated", "head_only"):
         np.testing.assert_array_equal(
@@ -79,7 +80,7 @@ def test_without_validation_tau_is_the_papers_1(splits):
     for i in range(0, len(test.labels), 50):
         for c in range(CLASSES):
             logit = float(test.head_logits[i, c])
-            assert adjusted[i, c] == pytest.approx(logit - np.log(share[c]), rel=1e-4)
+            assert adjusted[i, c] == pytest.approx(logit - np.log(share[c]), rel=1e-4, abs=1e-6)
             assert normed[i, c] == pytest.approx(logit / norms[c], rel=1e-4, abs=1e-6)
 
 
@@ -136,28 +137,28 @@ def test_crt_learns_from_new_weights_on_balanced_batches(splits):
     assert min(recall) > 0.6
 
 
-def test_rules_that_do_not_apply_are_left_out_and_told(splits):
-    recognizer, told = fit(splits, prior_corrected="--classification_loss=logit_adjusted")
+def test_rules_that_do_not_apply_are_left_out_and_reported(splits):
+    recognizer, said = fit(splits, prior_corrected="--classification_loss=logit_adjusted")
     assert "head_adjusted" not in recognizer.available_rules()
-    assert "head_adjusted: left out, --classification_loss=logit_adjusted makes up" in told
-    recognizer, told = fit(splits, head_norms=None)
+    assert "head_adjusted: left out, --classification_loss=logit_adjusted corrects" in said
+    recognizer, said = fit(splits, head_norms=None)
     assert "tau_norm" not in recognizer.available_rules()
-    assert "tau_norm: left out, a cosine classifier" in told
+    assert "tau_norm: left out, a cosine classifier" in said
     train, val, test = (
         Embedded(part.embeddings, part.head_logits[:, :3], part.labels) for part in splits
     )
-    recognizer, told = fit((train, val, test), num_head=3)
-    assert not set(ALL_CLASS_RULES) & set(recognizer.available_rules()) and "lws" not in told
+    recognizer, said = fit((train, val, test), num_head=3)
+    assert not set(ALL_CLASS_RULES) & set(recognizer.available_rules()) and "lws" not in said
     with pytest.raises(UserError, match="'lws' was not fitted here"):
         recognizer.scores("lws", test.embeddings, test.head_logits)
 
 
 def test_large_problems_leave_the_fits_out(splits, monkeypatch):
     monkeypatch.setattr(all_class_rules, "MAX_CELLS", 100)
-    recognizer, told = fit(splits)
+    recognizer, said = fit(splits)
     assert {"lws", "crt"} & set(recognizer.available_rules()) == set()
     assert "head_adjusted" in recognizer.available_rules()
-    assert "lws, crt: not fitted, 432 images x 5 classes" in told
+    assert "lws, crt: not fitted, 432 images x 5 classes" in said
 
 
 def test_logits_must_come(splits):
@@ -190,6 +191,8 @@ def test_enrolling_keeps_what_still_holds(splits):
         assert not set(ALL_CLASS_RULES) & set(changed.available_rules())
     left = remove_class(recognizer, 1)
     stay = np.array([0, 2, 3, 4])
+    # Products with one column less are added up in another order.
+    sizes = np.abs(test.embeddings) @ np.abs(recognizer.crt_kernel) + np.abs(recognizer.crt_bias)
     for rule in ALL_CLASS_RULES:
         raw = dataclasses.replace(left, temperatures={})
         before = dataclasses.replace(recognizer, temperatures={})
@@ -197,6 +200,7 @@ def test_enrolling_keeps_what_still_holds(splits):
             raw.scores(rule, test.embeddings, test.head_logits[:, stay]),
             before.scores(rule, test.embeddings, test.head_logits)[:, stay],
             rtol=1e-6,
+            atol=rounding.sums_apart(DIM + 1, sizes.max()),
         )
 
 
@@ -204,7 +208,7 @@ def test_the_adjustment_takes_the_counts_that_the_classifier_met(splits):
     met = np.array([10, 20, 30, 40, 50])
     shares = {}
     for counts in (COUNTS, met):
-        recognizer, told = fit(splits, val=False, head_counts=counts)
+        recognizer, said = fit(splits, val=False, head_counts=counts)
         shares[tuple(counts)] = recognizer.adjusted_offsets
         expected = -np.log(counts / counts.sum())  # without validation tau is 1
         np.testing.assert_allclose(recognizer.adjusted_offsets, expected, rtol=1e-6)

@@ -14,6 +14,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.metrics import nearest_neighbours
 from longtail_tf.recognition import fit, recognizer
 from longtail_tf.recognition.fit import Embedded, Recognizer, evaluate_rules, fit_recognizer
+from tests import rounding
 
 # The head below leaves classes out: the rules of a head of every class do not apply.
 RULES = fit.RULES[:7]  # those of any head
@@ -70,10 +71,8 @@ def test_top_class_of_predict_is_the_argmax_of_scores(splits, fitted, monkeypatc
     monkeypatch.setattr(recognizer, "_CHUNK_CELLS", 100)  # pieces of 12 images
     for rule, scores in whole.items():
         got = fitted.predict(rule, test.embeddings, test.head_logits, k=3)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :3]
-        if rule != "head_only":  # exact ties behind the head
-            np.testing.assert_array_equal(got.class_ids, order)
-        np.testing.assert_array_equal(got.class_ids[:, 0], order[:, 0])
+        # Products of pieces have other last bits; lda's are divided by the smallest temperature.
+        rounding.assert_top_of(got.class_ids, scores, atol=1e-5 * np.abs(scores).max())
         chance = np.exp(scores - scores.max(axis=1, keepdims=True))
         chance /= chance.sum(axis=1, keepdims=True)
         picked = np.take_along_axis(chance, got.class_ids, axis=1)
@@ -131,31 +130,14 @@ def test_same_inputs_same_bits(splits, fitted):
         assert np.array_equal(one, two) if isinstance(one, np.ndarray) else one == two, field.name
 
 
-@pytest.mark.parametrize("variant", ["l2", "cl2n", "plain"])
-def test_prototype_variants(variant, splits):
-    train, val, test = splits
-    got = fit_recognizer(
-        train, val, num_classes=8, num_head=NUM_HEAD, seed=0, prototype_variant=variant
-    )
-    row = evaluate_rules(got, test, train_counts=COUNTS, replicates=0, rules=("ncm",))["ncm"]
-    assert row["balanced"] > 4 / 8
-
-
-def test_multi_prototypes_give_one_score_a_class(splits):
-    train, val, test = splits
-    got = fit_recognizer(
-        train, val, num_classes=8, num_head=NUM_HEAD, seed=0, prototypes_per_class=3
-    )
-    np.testing.assert_array_equal(np.bincount(got.prototype_classes), [3, 2, 1, 1, 1, 1, 1, 1])
-    assert got.scores("gated", test.embeddings, test.head_logits).shape == (200, 8)
-
-
 def test_test_prior_shift(splits, fitted):
     """Its logarithm is added to calibrated logits; a uniform prior changes nothing."""
     test = splits[2]
     plain = fitted.scores("ncm", test.embeddings)
     np.testing.assert_allclose(
-        fitted.scores("ncm", test.embeddings, test_prior=np.full(8, 0.3)), plain, atol=1e-6
+        fitted.scores("ncm", test.embeddings, test_prior=np.full(8, 0.3)),
+        plain,
+        atol=rounding.sums_apart(2, np.abs(plain).max() + np.log(8)),
     )
     prior = np.where(np.arange(8) == 5, 1e6, 1.0)
     assert (fitted.predict("ncm", test.embeddings, test_prior=prior).class_ids == 5).mean() > 0.9
@@ -171,7 +153,7 @@ def test_saved_and_loaded_is_the_same(splits, fitted, tmp_path):
             fitted.scores(rule, test.embeddings, test.head_logits),
         )
     assert loaded.threshold == fitted.threshold
-    assert loaded.center is None
+    assert loaded.crt_kernel is None
     loaded.save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "prototypes.npz").read_bytes()
 
@@ -211,6 +193,38 @@ def test_loading_says_what_is_wrong(fitted, tmp_path, monkeypatch):
         Recognizer.load(path)
 
 
+def _as_version_1(path, **retired):
+    """Rewrites a recognizer as the version before wrote it, with the fields that are gone."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = json.loads(str(arrays.pop("meta")))
+    for name, value in retired.items():
+        (arrays if isinstance(value, np.ndarray) else meta["values"])[name] = value
+    meta.update(version=1, arrays=sorted(arrays))
+    np.savez(path, meta=np.array(json.dumps(meta)), **arrays)
+
+
+def test_a_recognizer_of_version_1_is_read_where_it_had_one_prototype_a_class(fitted, tmp_path):
+    path = tmp_path / "prototypes.npz"
+    plain = {
+        "prototype_classes": np.arange(8, dtype=np.int32),
+        "center": None,
+        "prototype_bias": None,
+    }
+    fitted.save(path)
+    _as_version_1(path, **plain)
+    np.testing.assert_array_equal(Recognizer.load(path).prototypes, fitted.prototypes)
+    for name, value in (
+        ("prototype_classes", np.array([0, 0, 1, 2, 3, 4, 5, 6, 7], np.int32)),
+        ("center", np.zeros(4, np.float32)),
+        ("prototype_bias", np.zeros(8, np.float32)),
+    ):
+        fitted.save(path)
+        _as_version_1(path, **{**plain, name: value})
+        with pytest.raises(UserError, match=f"npz was written with {name}, which this longtail_tf"):
+            Recognizer.load(path)
+
+
 def _written(path, data):
     path.write_bytes(data)
     return path
@@ -221,7 +235,13 @@ def test_knn_is_exact_in_small_blocks(splits, fitted, monkeypatch):
     whole = fitted.scores("knn", test.embeddings)
     monkeypatch.setattr(nearest_neighbours, "_GALLERY_ROWS", 37)
     monkeypatch.setattr(nearest_neighbours, "_BLOCK_CELLS", 400)
-    np.testing.assert_allclose(fitted.scores("knn", test.embeddings), whole, atol=1e-5)
+    # Two images of the gallery as near as equal may swap at the k-th place.
+    similar = -np.sort(-test.embeddings.astype(np.float64) @ fitted.gallery.T.astype(np.float64))
+    gap = similar[:, fitted.neighbours - 1] - similar[:, fitted.neighbours]
+    clear = gap > 2 * rounding.sums_apart(16)
+    assert clear.mean() > 0.9
+    found = fitted.scores("knn", test.embeddings)
+    np.testing.assert_allclose(found[clear], whole[clear], atol=1e-5 * np.abs(whole).max())
 
 
 def test_linear_is_left_out_where_it_would_take_minutes(splits, monkeypatch):
@@ -328,7 +348,7 @@ def test_learning_on_real_digits():
 
 def test_no_tensorflow_is_imported():
     code = (
-        "import sys; import longtail_tf.classifiers, longtail_tf.metrics; "
+        "import sys; import longtail_tf.recognition.fit, longtail_tf.metrics; "
         "import longtail_tf.metrics.tables, longtail_tf.metrics.per_class; "
         "import longtail_tf.metrics.verification; "
         "sys.exit(any(m.split('.')[0] in ('tensorflow', 'scipy', 'sklearn') for m in sys.modules))"

@@ -62,7 +62,7 @@ def test_open_refuses_an_empty_path():
         RunFolder.open("")
 
 
-def test_missing_files_are_told(tmp_path):
+def test_missing_files_are_reported(tmp_path):
     write_json(tmp_path / "config.json", {"format_version": 1})
     folder = RunFolder.open(tmp_path)
     with pytest.raises(UserError, match="prototypes.npz is missing"):
@@ -101,7 +101,7 @@ def test_open_refuses_changed_records(tmp_path, name):
     RunFolder.open(tmp_path)
 
 
-def test_a_changed_file_is_told_with_its_remedy(tmp_path):
+def test_a_changed_file_is_reported_with_its_remedy(tmp_path):
     folder = _recorded_run(tmp_path)
     write_atomically(folder.weights, b"weighty")
     with pytest.raises(UserError, match="restore it from a copy, or do this. If you changed it"):
@@ -121,7 +121,7 @@ def test_open_refuses_missing_or_damaged_digests(tmp_path):
     RunFolder.open(tmp_path)
 
 
-def test_a_kill_while_files_are_written_anew_leaves_a_folder_that_opens(tmp_path):
+def test_a_kill_while_files_are_written_again_leaves_a_folder_that_opens(tmp_path):
     folder = _recorded_run(tmp_path)
     with pytest.raises(KeyboardInterrupt), folder.recording(folder.weights):
         write_atomically(folder.weights, b"other")

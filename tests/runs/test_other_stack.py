@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -18,17 +17,17 @@ import tensorflow as tf
 from longtail_tf.compat import keras_version
 from longtail_tf.errors import UserError
 from longtail_tf.exporting.device import DeviceClassifier
-from tests import fakes
+from tests import fakes, rounding, waiting
 
 OTHER = os.environ.get("LONGTAIL_TF_OTHER_STACK", "")
 
 
 def python(program, *arguments):
     """Runs one task of `other_stack_runs`; both stacks alike, in a process of their own."""
-    result = subprocess.run(
+    result = waiting.run(
         [program, "-m", "tests.other_stack_runs", *map(str, arguments)],
-        capture_output=True, text=True, timeout=900, cwd=pathlib.Path(__file__).parents[2],
-    )  # fmt: skip
+        cwd=pathlib.Path(__file__).parents[2],
+    )
     assert result.returncode == 0, result.stderr[-4000:]
 
 
@@ -56,10 +55,12 @@ def test_a_run_folder_works_on_the_other_stack(trained_here, tmp_path):
     for name in ("weights", "kept_prototypes"):
         np.testing.assert_array_equal(here[name], there[name], err_msg=name)
     for name in ("prototypes", "logits", "scores"):
-        np.testing.assert_allclose(here[name], there[name], atol=1e-5, err_msg=name)
-    np.testing.assert_allclose(here["prototypes"], here["kept_prototypes"], atol=1e-5)
+        atol = rounding.NETWORK * max(1, np.abs(here[name]).max())
+        np.testing.assert_allclose(here[name], there[name], atol=atol, err_msg=name)
+    np.testing.assert_allclose(here["prototypes"], here["kept_prototypes"], atol=rounding.NETWORK)
     np.testing.assert_array_equal(here["best"], there["best"])
-    np.testing.assert_allclose(here["balanced"], there["balanced"], atol=1e-6)
+    # One of six test images of a class may lie between two classes.
+    np.testing.assert_allclose(here["balanced"], there["balanced"], atol=1 / 6 / 8 + 1e-6)
 
     # What the other stack exported answers alike on this one.
     saved = tf.saved_model.load(str(tmp_path / "there" / "export" / "longtail" / "1"))
@@ -75,6 +76,6 @@ def test_a_run_folder_works_on_the_other_stack(trained_here, tmp_path):
             assert "does not load in" in str(error) and "install a newer runtime" in str(error)
             continue
         ours = DeviceClassifier(files["here"] / name)
-        tolerance = 1e-4 if variant == "float32" else 0.05
+        tolerance = rounding.NETWORK if variant == "float32" else 0.05
         for image in pixels:
             np.testing.assert_allclose(device.scores(image), ours.scores(image), atol=tolerance)

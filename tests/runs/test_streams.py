@@ -6,8 +6,9 @@ import pytest
 from longtail_tf.config import Config
 from longtail_tf.datasets import load_index
 from longtail_tf.errors import UserError
+from longtail_tf.images import inputs
 from longtail_tf.runs import streams
-from longtail_tf.runs.data import resolve
+from longtail_tf.runs.resolve import resolve_for
 from tests import fakes
 
 
@@ -18,12 +19,7 @@ def index(tmp_path_factory):
 
 def config(index, **changes):
     settings = dict(data="x", run_dir="y", head_num_classes=3, images_per_class=2)
-    return resolve(
-        Config(**{**settings, **changes}),
-        num_classes=index.num_classes,
-        image_shape=index.image_shape,
-        flip_is_valid=index.flip_is_valid,
-    )
+    return resolve_for(Config(**{**settings, **changes}), index)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +64,7 @@ def test_seen_counts_are_the_shares_of_what_the_classification_loss_meets(index,
     np.testing.assert_array_equal(plain, index.class_counts[:3])
 
 
-def test_a_pk_head_batch_of_more_classes_than_the_head_is_told(index):
+def test_a_pk_head_batch_of_more_classes_than_the_head_is_reported(index):
     with pytest.raises(UserError, match="asks for 5 head classes a batch, but the head has 3"):
         streams.head_sampler(
             config(index, head_sampling="pk", head_batch_size=10), index.train, num_head=3
@@ -84,9 +80,7 @@ def test_streams_that_are_off_are_absent(index):
 
 def test_batches_have_both_streams_with_rows_of_their_labels(index):
     settings = config(index, head_batch_size=6)
-    dataset = streams.build_streams(
-        settings,
-        index,
+    dataset = streams.pixel_inputs(settings, index).streams(
         head=streams.head_sampler(settings, index.train, num_head=3),
         whole=streams.whole_sampler(settings, index.train),
         start_step=0,
@@ -99,7 +93,7 @@ def test_batches_have_both_streams_with_rows_of_their_labels(index):
 
 def test_memory_and_the_share_of_bad_images_reach_the_streams(index, monkeypatch):
     given = {}
-    monkeypatch.setattr(streams, "training_streams", lambda *_, **settings: given.update(settings))
+    monkeypatch.setattr(inputs, "training_streams", lambda *_, **settings: given.update(settings))
     settings = config(index, cache_megabytes=3, max_bad_share=0.25)
-    streams.build_streams(settings, index, head=None, whole=None, start_step=0)
+    streams.pixel_inputs(settings, index).streams(head=None, whole=None, start_step=0)
     assert (given["cache_bytes"], given["max_bad_share"]) == (3 * 2**20, 0.25)

@@ -13,6 +13,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.serving.batching import BatchQueue
 from longtail_tf.serving.batching_parameters import BatchingParameters, read_batching_parameters
 from longtail_tf.serving.status import Code, ServingError
+from tests.waiting import HANG_S, wait_for
 
 
 class Doubler:
@@ -23,7 +24,7 @@ class Doubler:
 
     def __call__(self, key, arrays):
         self.entered.release()
-        assert self.go.wait(20)
+        assert self.go.wait(HANG_S)
         self.sizes.append(len(arrays["x"]))
         if (arrays["x"] < 0).any():
             raise ServingError(Code.INVALID_ARGUMENT, "negative")
@@ -36,173 +37,174 @@ def pool():
         yield executor
 
 
-def _queue(run, **parameters):
-    settings = {"num_batch_threads": 1, "max_batch_size": 4, "max_enqueued_batches": 100}
-    return BatchQueue(run, BatchingParameters(**{**settings, **parameters}), name="test")
+@pytest.fixture
+def queue_of(pool):
+    """Makes queues that close after the test, before the pool waits for whom they keep waiting."""
+    made = []
+
+    def make(run, **parameters):
+        settings = {"num_batch_threads": 1, "max_batch_size": 4, "max_enqueued_batches": 100}
+        queue = BatchQueue(run, BatchingParameters(**{**settings, **parameters}), name="test")
+        made.append((run, queue))
+        return queue
+
+    yield make
+    for run, queue in made:
+        if isinstance(run, Doubler):
+            run.go.set()
+        queue.close()
 
 
 def _fill(queue, pool, requests, run, key="k"):
     """Submits one request that occupies the thread, then `requests`, in order, waiting."""
     first = pool.submit(queue.submit, "first", {"x": np.zeros(1)})
-    assert run.entered.acquire(timeout=20)
+    assert run.entered.acquire(timeout=HANG_S)
     submitted = []
     for request in requests:
         before = queue._waiting_rows
-        submitted.append(pool.submit(queue.submit, key, {"x": np.asarray(request, float)}))
-        while queue._waiting_rows == before and not submitted[-1].done():
-            time.sleep(0.001)
+        last = pool.submit(queue.submit, key, {"x": np.asarray(request, float)})
+        submitted.append(last)
+        wait_for(lambda n=before, last=last: queue._waiting_rows != n or last.done())
     return first, submitted
 
 
-def test_what_waits_is_merged_and_each_gets_its_own_rows(pool):
+def test_what_waits_is_merged_and_each_gets_its_own_rows(queue_of, pool):
     run = Doubler()
-    queue = _queue(run)
+    queue = queue_of(run)
     first, submitted = _fill(queue, pool, [[1], [2, 3], [4], [5], [6, 7, 8]], run)
     run.go.set()
-    answers = [request.result(20)["y"].tolist() for request in submitted]
+    answers = [request.result(HANG_S)["y"].tolist() for request in submitted]
     assert answers == [[2], [4, 6], [8], [10], [12, 14, 16]]
     assert run.sizes == [1, 4, 4]  # never more than max_batch_size, requests never torn
-    queue.close()
 
 
-def test_only_equal_signatures_dtypes_and_shapes_are_merged(pool):
+def test_only_equal_signatures_dtypes_and_shapes_are_merged(queue_of, pool):
     run = Doubler()
-    queue = _queue(run, max_batch_size=100)
+    queue = queue_of(run, max_batch_size=100)
     first, submitted = _fill(queue, pool, [[[1.0, 2.0]], [[1.0, 2.0]], [[1.0]]], run)
     other = pool.submit(queue.submit, "other", {"x": np.ones((1, 2))})
     small = pool.submit(queue.submit, "k", {"x": np.ones((1, 2), np.float32)})
     run.go.set()
     for request in [*submitted, other, small]:
-        request.result(20)
+        request.result(HANG_S)
     assert sorted(run.sizes) == [1, 1, 1, 1, 2]
     assert set(other.result()["key"]) == {"other"}
     assert small.result()["y"].dtype == np.float32
-    queue.close()
 
 
-def test_a_bad_member_fails_alone(pool):
+def test_a_bad_member_fails_alone(queue_of, pool):
     run = Doubler()
-    queue = _queue(run)
+    queue = queue_of(run)
     first, submitted = _fill(queue, pool, [[1], [-1], [3]], run)
     run.go.set()
-    assert submitted[0].result(20)["y"].tolist() == [2]
-    assert submitted[2].result(20)["y"].tolist() == [6]
+    assert submitted[0].result(HANG_S)["y"].tolist() == [2]
+    assert submitted[2].result(HANG_S)["y"].tolist() == [6]
     with pytest.raises(ServingError, match="negative") as caught:
-        submitted[1].result(20)
+        submitted[1].result(HANG_S)
     assert caught.value.code == Code.INVALID_ARGUMENT
     assert run.sizes == [1, 3, 1, 1, 1]
-    queue.close()
 
 
-def test_a_full_queue_refuses_with_resource_exhausted(pool):
+def test_a_full_queue_refuses_with_resource_exhausted(queue_of, pool):
     run = Doubler()
-    queue = _queue(run, max_enqueued_batches=2)  # 8 examples may wait
+    queue = queue_of(run, max_enqueued_batches=2)  # 8 examples may wait
     first, submitted = _fill(queue, pool, [[1, 1, 1, 1], [2, 2, 2, 2]], run)
     with pytest.raises(ServingError, match="queue .* is full; task size is 1") as caught:
         queue.submit("k", {"x": np.zeros(1)})
     assert caught.value.code == Code.RESOURCE_EXHAUSTED
     run.go.set()
-    assert submitted[1].result(20)["y"].tolist() == [4] * 4
-    queue.close()
+    assert submitted[1].result(HANG_S)["y"].tolist() == [4] * 4
 
 
-def test_a_request_larger_than_a_batch_runs_in_pieces():
+def test_a_request_larger_than_a_batch_runs_in_pieces(queue_of):
     run = Doubler()
     run.go.set()
-    queue = _queue(run, max_enqueued_batches=1)
+    queue = queue_of(run, max_enqueued_batches=1)
     answer = queue.submit("k", {"x": np.arange(10.0)})
     assert answer["y"].tolist() == [2.0 * i for i in range(10)]
     assert run.sizes == [4, 4, 2]
-    queue.close()
 
 
-def test_batches_are_padded_to_allowed_sizes_and_cut_again(pool):
+def test_batches_are_padded_to_allowed_sizes_and_cut_again(queue_of, pool):
     run = Doubler()
     run.go.set()
-    queue = _queue(run, max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
+    queue = queue_of(run, max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
     for rows in (1, 2, 4, 5, 8):
         assert len(queue.submit("k", {"x": np.ones(rows)})["y"]) == rows
     assert run.sizes == [1, 4, 4, 8, 8]
-    queue.close()
 
 
-def test_a_passed_deadline_is_answered_at_once_and_never_run(pool):
+def test_a_passed_deadline_is_answered_at_once_and_never_run(queue_of, pool):
     run = Doubler()
-    queue = _queue(run)
+    queue = queue_of(run)
     first, _ = _fill(queue, pool, [], run)
     with pytest.raises(ServingError, match="Deadline") as caught:
         queue.submit("k", {"x": np.ones(1)}, deadline=time.monotonic() + 0.05)
     assert caught.value.code == Code.DEADLINE_EXCEEDED
     run.go.set()
-    first.result(20)
+    first.result(HANG_S)
     queue.close()
     assert run.sizes == [1]
 
 
-def test_a_cancelled_request_is_never_run(pool):
+def test_a_cancelled_request_is_never_run(queue_of, pool):
     run = Doubler()
-    queue = _queue(run)
+    queue = queue_of(run)
     first, _ = _fill(queue, pool, [], run)
     gone = pool.submit(queue.submit, "k", {"x": np.ones(1)}, cancelled=lambda: True)
-    while not queue._waiting_rows:
-        time.sleep(0.001)
+    wait_for(lambda: queue._waiting_rows)
     run.go.set()
     with pytest.raises(ServingError, match="cancelled") as caught:
-        gone.result(20)
+        gone.result(HANG_S)
     assert caught.value.code == Code.CANCELLED
     assert run.sizes == [1]
-    queue.close()
 
 
-def test_an_idle_thread_waits_batch_timeout_for_company(pool):
+def test_an_idle_thread_waits_batch_timeout_for_company(queue_of, pool):
     run = Doubler()
     run.go.set()
-    queue = _queue(run, batch_timeout_micros=20_000_000)
+    queue = queue_of(run, batch_timeout_micros=3_600_000_000)
     submitted = [pool.submit(queue.submit, "k", {"x": np.ones(1)}) for _ in range(4)]
     for request in submitted:
-        request.result(15)  # a full batch does not wait for the timeout
+        request.result(HANG_S)  # a full batch does not wait for the timeout
     assert run.sizes == [4]
-    queue.close()
 
 
-def test_close_finishes_what_waits_and_refuses_what_comes(pool):
+def test_close_finishes_what_waits_and_refuses_what_comes(queue_of, pool):
     run = Doubler()
-    queue = _queue(run, batch_timeout_micros=20_000_000)
+    queue = queue_of(run, batch_timeout_micros=3_600_000_000)
     waiting = pool.submit(queue.submit, "k", {"x": np.ones(1)})
-    while not queue._waiting_rows:
-        time.sleep(0.001)
+    wait_for(lambda: queue._waiting_rows)
     run.go.set()
     queue.close()
-    assert waiting.result(20)["y"].tolist() == [2]
+    assert waiting.result(HANG_S)["y"].tolist() == [2]
     with pytest.raises(ServingError, match="being unloaded"):
         queue.submit("k", {"x": np.ones(1)})
 
 
-def test_a_defect_answers_everybody_and_the_thread_lives_on():
+def test_a_defect_answers_everybody_and_the_thread_lives_on(queue_of):
     def run(key, arrays):
         if key == "broken":
             raise ZeroDivisionError("a defect")
         return {"y": arrays["x"]}
 
-    queue = _queue(run)
+    queue = queue_of(run)
     with pytest.raises(ServingError, match="a defect") as caught:
         queue.submit("broken", {"x": np.ones(1)})
     assert caught.value.code == Code.INTERNAL
     assert queue.submit("k", {"x": np.ones(1)})["y"].tolist() == [1]
-    queue.close()
 
 
-def test_outputs_without_a_row_for_each_example_are_refused():
-    queue = _queue(lambda key, arrays: {"y": np.ones(3)})
+def test_outputs_without_a_row_for_each_example_are_refused(queue_of):
+    queue = queue_of(lambda key, arrays: {"y": np.ones(3)})
     with pytest.raises(ServingError, match='output "y" of a batch of 2 has shape') as caught:
         queue.submit("k", {"x": np.ones(2)})
     assert caught.value.code == Code.FAILED_PRECONDITION
-    queue.close()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_many_threads_get_exactly_their_own_answers(pool, threads, rng):
-    queue = _queue(
+def test_many_threads_get_exactly_their_own_answers(queue_of, pool, threads, rng):
+    queue = queue_of(
         lambda key, arrays: {"y": arrays["x"] + key},
         num_batch_threads=threads, max_batch_size=16, allowed_batch_sizes=(4, 16),
     )  # fmt: skip
@@ -210,7 +212,6 @@ def test_many_threads_get_exactly_their_own_answers(pool, threads, rng):
     answers = pool.map(lambda r: queue.submit(r[0], {"x": r[1]})["y"], requests)
     for (key, x), answer in zip(requests, answers):
         np.testing.assert_array_equal(answer, x + key)
-    queue.close()
 
 
 GOOD = """

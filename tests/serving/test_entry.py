@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -15,7 +16,9 @@ from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 
 from longtail_tf import serve
 from longtail_tf.errors import UserError
+from tests import waiting
 from tests.serving_models import (
+    close_channels,
     copy_version,
     png,
     predict_request,
@@ -23,8 +26,8 @@ from tests.serving_models import (
     saved_once,
     serving,
     stubs,
-    wait_for,
 )
+from tests.waiting import HANG_S, wait_for
 
 
 @pytest.fixture
@@ -33,35 +36,40 @@ def base(tmp_path):
     return tmp_path / "m"
 
 
-def _start(*arguments):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "longtail_tf.serve", "--port=0", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    line = process.stdout.readline()
-    match = re.fullmatch(r"serving on (127\.0\.0\.1:\d+)\n", line)
-    assert match, (line, process.communicate(timeout=20))
-    return process, match[1]
+@contextlib.contextmanager
+def _started(*arguments):
+    """The process, and the address on which it answers."""
+    command = [sys.executable, "-m", "longtail_tf.serve", "--port=0", *arguments]
+    with waiting.started(command) as child:
+        line = child.wait_until(lambda: child.out.endswith("\n") and child.out)
+        match = re.fullmatch(r"serving on (127\.0\.0\.1:\d+)\n", line or "")
+        assert match, (line, child.err)
+        try:
+            yield child, match[1]
+        finally:
+            close_channels(match[1])
 
 
 def test_sigterm_drains_and_exits_with_zero(base):
-    process, address = _start(f"--model_base_path={base}", "--model_name=m")
-    prediction, _, channel = stubs(address)
-    prediction.Predict(predict_request(image_bytes=[png((9, 1, 1))]), timeout=20)
-    running = prediction.Predict.future(
-        predict_request(signature="slow", x=np.ones(3, "f")), timeout=60
-    )
-    time.sleep(0.1)  # it has arrived
-    process.send_signal(signal.SIGTERM)
-    response = running.result()  # the request under way is finished
-    assert len(response.outputs["y"].float_val) == 3
-    output, log = process.communicate(timeout=30)
-    assert (process.returncode, output) == (0, "")
-    assert "draining" in log
-    assert "Traceback" not in log
-    code, _ = refusal(prediction.Predict, predict_request(image_bytes=[b""]))
-    assert code == "UNAVAILABLE"
-    channel.close()
+    with _started(f"--model_base_path={base}", "--model_name=m") as (child, address):
+        prediction, management, channel = stubs(address)
+        prediction.Predict(predict_request(image_bytes=[png((9, 1, 1))]), timeout=HANG_S)
+        running = prediction.Predict.future(
+            predict_request(signature="slow", x=np.ones(3, "f")), timeout=HANG_S
+        )
+        status = get_model_status_pb2.GetModelStatusRequest()
+        status.model_spec.name = "m"
+        management.GetModelStatus(status, timeout=HANG_S)  # so the one sent before it has arrived
+        child.process.send_signal(signal.SIGTERM)
+        response = running.result()  # the request under way is finished
+        assert len(response.outputs["y"].float_val) == 3
+        done = child.finish()
+        assert done.returncode == 0
+        assert done.stdout == f"serving on {address}\n"
+        assert "draining" in done.stderr
+        assert "Traceback" not in done.stderr
+        code, _ = refusal(prediction.Predict, predict_request(image_bytes=[b""]))
+        assert code == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize(
@@ -142,17 +150,17 @@ def test_the_config_file_is_followed(base, tmp_path):
     with serving(model_config_file=str(path), model_config_file_poll_wait_seconds=0.05) as running:
         prediction, management, channel = stubs(running.address)
         ask = predict_request("m1", image_bytes=[png((9, 1, 1))])
-        prediction.Predict(ask, timeout=10)
+        prediction.Predict(ask, timeout=HANG_S)
         path.write_text("half a fi")
         time.sleep(0.2)  # several looks at a broken file change nothing
-        prediction.Predict(ask, timeout=10)
+        prediction.Predict(ask, timeout=HANG_S)
         path.write_text(f"model_config_list {{ {_config(base, ('stable', 1), number=2)} }}")
         labelled = predict_request("m2", image_bytes=[png((9, 1, 1))])
         labelled.model_spec.version_label = "stable"
 
         def answers():
             try:
-                return prediction.Predict(labelled, timeout=10)
+                return prediction.Predict(labelled, timeout=HANG_S)
             except grpc.RpcError:
                 return None
 
@@ -163,7 +171,7 @@ def test_the_config_file_is_followed(base, tmp_path):
 
 def refusal_code(prediction, request):
     try:
-        prediction.Predict(request, timeout=10)
+        prediction.Predict(request, timeout=HANG_S)
     except grpc.RpcError as error:
         return error.code().name
     return "OK"
@@ -181,21 +189,21 @@ def test_reload_requests_are_done_or_refused(base):
         entry = request.config.model_config_list.config.add()
         entry.name, entry.base_path, entry.model_platform = "n", str(base), "tensorflow"
         entry.version_labels["stable"] = 3
-        code, message = refusal(management.HandleReloadConfigRequest, request, timeout=30)
+        code, message = refusal(management.HandleReloadConfigRequest, request, timeout=HANG_S)
         assert code == "FAILED_PRECONDITION"
         assert message == (
             "Request to assign label to version 3 of model n, which is not currently available "
             "for inference"
         )
         entry.version_labels["stable"] = 1
-        answer = management.HandleReloadConfigRequest(request, timeout=30)
+        answer = management.HandleReloadConfigRequest(request, timeout=HANG_S)
         assert answer.status.error_code == 0
         ask = predict_request("n", image_bytes=[png((9, 1, 1))])
         ask.model_spec.version_label = "stable"
-        prediction.Predict(ask, timeout=10)
+        prediction.Predict(ask, timeout=HANG_S)
         status = get_model_status_pb2.GetModelStatusRequest()
         status.model_spec.name = "m"  # it was served before: it has ended
-        (ended,) = management.GetModelStatus(status, timeout=10).model_version_status
+        (ended,) = management.GetModelStatus(status, timeout=HANG_S).model_version_status
         assert ended.state == 50
         channel.close()
 

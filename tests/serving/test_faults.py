@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import shutil
-import subprocess
 import sys
 import threading
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
+from tests import waiting
 from tests.serving_models import (
     copy_version,
     png,
@@ -22,8 +22,8 @@ from tests.serving_models import (
     saved_once,
     serving,
     stubs,
-    wait_for,
 )
+from tests.waiting import HANG_S, wait_for
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 GOOD = predict_request(image_bytes=[png((200, 1, 1))])
@@ -85,17 +85,17 @@ def test_hundreds_of_malformed_requests_get_the_right_code(base, seed):
     with serving(model_base_path=str(base), model_name="m") as running:
         prediction, _, channel = stubs(running.address)
         raw_call = channel.unary_unary(PREDICT)
-        expected = prediction.Predict(GOOD, timeout=10)
+        expected = prediction.Predict(GOOD, timeout=HANG_S)
         outcomes = {}
         for _ in range(200):
             raw = mutated_request(rng)
-            code, details = _outcome(raw_call, raw, timeout=20)
+            code, details = _outcome(raw_call, raw, timeout=HANG_S)
             outcomes[code] = outcomes.get(code, 0) + 1
             assert code in CLIENT_FAULTS | {"OK"}, (code, details, raw)
             if code == "INTERNAL":
                 assert details == "the request is not a tensorflow.serving.PredictRequest"
         assert outcomes["INVALID_ARGUMENT"] > 40
-        assert prediction.Predict(GOOD, timeout=10) == expected
+        assert prediction.Predict(GOOD, timeout=HANG_S) == expected
         channel.close()
 
 
@@ -115,7 +115,7 @@ def test_bytes_that_are_no_message_are_internal_on_every_method(base, method):
     with serving(model_base_path=str(base), model_name="m") as running:
         _, _, channel = stubs(running.address)
         call = channel.unary_unary(f"/tensorflow.serving.{method}")
-        code, details = _outcome(call, b"\xff\xff\xff\xff", timeout=10)
+        code, details = _outcome(call, b"\xff\xff\xff\xff", timeout=HANG_S)
         channel.close()
     assert code == "INTERNAL"
     assert details.startswith("the request is not a tensorflow.serving.")
@@ -125,7 +125,7 @@ def test_an_unknown_method_is_unimplemented(base):
     with serving(model_base_path=str(base), model_name="m") as running:
         _, _, channel = stubs(running.address)
         call = channel.unary_unary("/tensorflow.serving.SessionService/SessionRun")
-        assert _outcome(call, b"", timeout=10)[0] == "UNIMPLEMENTED"
+        assert _outcome(call, b"", timeout=HANG_S)[0] == "UNIMPLEMENTED"
         channel.close()
 
 
@@ -136,7 +136,7 @@ def test_no_request_fails_while_versions_are_swapped(base):
 
         def ask():
             while not stop.is_set():
-                code, answer = _outcome(prediction.Predict, GOOD, timeout=30)
+                code, answer = _outcome(prediction.Predict, GOOD, timeout=HANG_S)
                 outcomes.append((code, answer.model_spec.version.value if code == "OK" else answer))
 
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -156,16 +156,17 @@ def test_no_request_fails_while_versions_are_swapped(base):
 def test_a_model_removed_while_serving_is_not_found_and_comes_back(base):
     with serving(model_base_path=str(base), model_name="m") as running:
         prediction, _, channel = stubs(running.address)
-        prediction.Predict(GOOD, timeout=10)
+        prediction.Predict(GOOD, timeout=HANG_S)
         shutil.rmtree(base / "1")
-        code, details = wait_for(
-            lambda: next(
-                (o for o in [_outcome(prediction.Predict, GOOD, timeout=10)] if o[0] != "OK"), None
-            )
-        )
-        assert (code, details) == ("NOT_FOUND", "Servable not found for request: Latest(m)")
+
+        def refused():
+            code, details = _outcome(prediction.Predict, GOOD, timeout=HANG_S)
+            return None if code == "OK" else (code, details)
+
+        told = "Servable not found for request: Latest(m)"
+        assert wait_for(refused) == ("NOT_FOUND", told)
         copy_version(saved_once(), base, 2)
-        wait_for(lambda: _outcome(prediction.Predict, GOOD, timeout=10)[0] == "OK")
+        wait_for(lambda: _outcome(prediction.Predict, GOOD, timeout=HANG_S)[0] == "OK")
         channel.close()
 
 
@@ -178,12 +179,12 @@ def test_a_corrupt_version_is_reported_and_the_old_one_serves(base):
         request.model_spec.name = "m"
 
         def newest():
-            return management.GetModelStatus(request, timeout=10).model_version_status[0]
+            return management.GetModelStatus(request, timeout=HANG_S).model_version_status[0]
 
         wait_for(lambda: newest().version == 2 and newest().state == 50)
         assert newest().status.error_code == 15  # DATA_LOSS
         assert "cannot be loaded" in newest().status.error_message
-        assert prediction.Predict(GOOD, timeout=10).model_spec.version.value == 1
+        assert prediction.Predict(GOOD, timeout=HANG_S).model_spec.version.value == 1
         channel.close()
 
 
@@ -203,17 +204,10 @@ def test_a_killed_client_does_not_matter(base):
         prediction, _, channel = stubs(running.address)
         slow = predict_request(signature="slow", x=np.ones(1, "f")).SerializeToString()
         for _ in range(2):
-            client = subprocess.Popen(
-                [sys.executable, "-c", KILLED_CLIENT, running.address],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )  # fmt: skip
-            client.stdin.write(slow)
-            client.stdin.close()
-            assert client.stdout.readline() == b"sent\n"
-            client.kill()
-            client.wait()
-            client.stdout.close()
-        assert prediction.Predict(GOOD, timeout=30).outputs["labels"].string_val[0] == b"red"
+            command = [sys.executable, "-c", KILLED_CLIENT, running.address]
+            with waiting.started(command, stdin=slow) as client:
+                assert client.wait_until(lambda: client.out == "sent\n"), client.err
+        assert prediction.Predict(GOOD, timeout=HANG_S).outputs["labels"].string_val[0] == b"red"
         channel.close()
 
 
@@ -230,7 +224,7 @@ def test_a_decompression_bomb_is_refused_or_answered_but_harms_nobody(base):
         bomb = predict_request(image_bytes=[buffer.getvalue()])
         code, _ = _outcome(prediction.Predict, bomb, timeout=0.5)
         assert code in ("OK", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT")
-        assert prediction.Predict(GOOD, timeout=60).outputs["labels"].string_val[0] == b"red"
+        assert prediction.Predict(GOOD, timeout=HANG_S).outputs["labels"].string_val[0] == b"red"
         channel.close()
 
 
@@ -244,8 +238,8 @@ def test_memory_does_not_grow_with_requests_and_swaps(base):
 
         def work(number):
             for _ in range(150):
-                _outcome(raw_call, GOOD.SerializeToString(), timeout=20)
-                _outcome(raw_call, mutated_request(rng), timeout=20)
+                _outcome(raw_call, GOOD.SerializeToString(), timeout=HANG_S)
+                _outcome(raw_call, mutated_request(rng), timeout=HANG_S)
             copy_version(saved_once(), base, number)
             wait_for(lambda: list(running.store._serving["m"]) == [number])
 
@@ -261,7 +255,8 @@ def test_memory_does_not_grow_with_requests_and_swaps(base):
 
 def test_a_stopped_server_is_unavailable(base):
     with serving(model_base_path=str(base), model_name="m") as running:
-        prediction, _, channel = stubs(running.address)
-        prediction.Predict(GOOD, timeout=10)
-    assert refusal(prediction.Predict, GOOD)[0] == "UNAVAILABLE"
-    channel.close()
+        prediction, _, _ = stubs(running.address)
+        prediction.Predict(GOOD, timeout=HANG_S)
+    prediction, _, channel = stubs(running.address)
+    with channel:
+        assert refusal(prediction.Predict, GOOD)[0] == "UNAVAILABLE"

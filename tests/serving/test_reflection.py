@@ -10,7 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from longtail_tf.serving.reflection import HEALTH_NAMES
-from tests.serving_models import copy_version, png, saved_once, serving, wait_for
+from tests.serving_models import copy_version, png, saved_once, serving
+from tests.waiting import HANG_S, wait_for
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def base(tmp_path):
 
 
 def _check(stub, name=""):
-    return stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status
+    return stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=HANG_S).status
 
 
 def test_health_follows_the_models(tmp_path):
@@ -40,7 +41,7 @@ def test_health_follows_the_models(tmp_path):
 
 def _ask(stub, **request):
     (answer,) = stub.ServerReflectionInfo(
-        iter([reflection_pb2.ServerReflectionRequest(**request)]), timeout=10
+        iter([reflection_pb2.ServerReflectionRequest(**request)]), timeout=HANG_S
     )
     return answer
 
@@ -95,5 +96,5 @@ def test_a_client_without_stubs_can_list_describe_and_call(base):
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=GetMessageClass(predict.output_type).FromString,
         )
-        assert call(request, timeout=10).outputs["labels"].string_val[0] == b"green"
+        assert call(request, timeout=HANG_S).outputs["labels"].string_val[0] == b"green"
         channel.close()

@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import threading
-import time
 import weakref
 
 import numpy as np
@@ -21,6 +20,7 @@ from longtail_tf.serving.model_store import ModelStore
 from longtail_tf.serving.status import Code, ServingError
 from longtail_tf.serving.versions import STATE_NAMES
 from tests.serving_models import copy_version, png, predict_request, saved_once
+from tests.waiting import HANG_S, wait_for
 
 
 @pytest.fixture
@@ -82,13 +82,30 @@ def test_an_unloaded_version_is_freed_at_once(base, opened, monkeypatch):
     del servable
     copy_version(saved_once(), base, 2)
     gc.disable()  # the graph is tied in cycles: nobody else may untie them
-    time.sleep(0.2)  # while another thread still collects, gc.collect() returns without doing so
     try:
+        _wait_for_the_collector()
         store.poll(at_once=True)
         assert _states(store)[1] == "END" and graph() is None
     finally:
         gc.enable()
     assert trimmed == [0]
+
+
+def _wait_for_the_collector():
+    """While another thread still collects, gc.collect() returns without doing so."""
+
+    class Ring:
+        pass
+
+    ring = Ring()
+    ring.itself, gone = ring, weakref.ref(ring)
+    del ring
+
+    def collected():
+        gc.collect()
+        return gone() is None
+
+    wait_for(collected)
 
 
 def test_removing_the_newest_version_rolls_back(base, opened):
@@ -128,7 +145,7 @@ def test_a_half_written_version_waits_and_loads_when_complete(base, opened):
     shutil.copy(source / "saved_model.pb", target)
     store.poll()  # the files changed since the last look: not touched
     assert _states(store)[2] == "START"
-    store.poll()  # nothing changed for one look: it is tried, and told why not
+    store.poll()  # nothing changed for one look: it is tried, and says why not
     assert _states(store) == {2: "END", 1: "AVAILABLE"}
     (broken, _) = store.states("m")
     assert broken.code != 0
@@ -234,13 +251,12 @@ def test_a_version_in_use_is_unloaded_only_when_the_last_request_is_done(base, o
         store.poll()
         swapping = threading.Thread(target=store.poll)
         swapping.start()
-        while _served(store) != 2:
-            pass
+        wait_for(lambda: _served(store) == 2)
         signature = old.signatures["serving_default"]  # still works: it waits for us
         images = np.array([png((9, 1, 1))], object)
         assert old.infer(signature, {"image_bytes": images})["labels"][0, 0] == b"red"
         assert swapping.is_alive()
-    swapping.join(20)
+    swapping.join(HANG_S)
     assert _states(store) == {2: "AVAILABLE", 1: "END"}
 
 

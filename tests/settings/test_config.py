@@ -7,7 +7,7 @@ import pytest
 
 from longtail_tf.config import Config
 from longtail_tf.errors import UserError
-from longtail_tf.runs.data import resolve, resolve_for
+from longtail_tf.runs.resolve import resolve, resolve_for
 
 GOOD = dict(data="digits_lt", run_dir="runs/x", head_ratio=0.2)
 
@@ -27,14 +27,13 @@ def test_is_frozen():
     [
         (dict(data=""), "--data is missing"),
         (dict(run_dir=""), "--run_dir is missing"),
-        (dict(head_ratio=None), "no head rule is given.*--head_ratio"),
+        (dict(head_ratio=None, schedule="joint"), "no head rule is given.*--head_ratio"),
         (dict(head_min_count=20), "--head_min_count=20 and --head_ratio=0.2 are given together"),
         (dict(head_auto=True), "--head_ratio=0.2 and --head_auto are given together"),
         (dict(head_all=True), "--head_ratio=0.2 and --head_all are given together"),
         (dict(images_per_class=1), "--images_per_class=1, but a triplet needs a positive"),
         (dict(classes_per_batch=1), "--classes_per_batch=1, but a triplet needs a negative"),
         (dict(steps=0), "--steps=0: expected 1 or more"),
-        (dict(prototypes_per_class=0), "--prototypes_per_class=0: expected 1 or more"),
         (dict(false_accept_rate=0.0), "--false_accept_rate=0.0: expected a share between 0 and 1"),
         (dict(eval_every=-1), "--eval_every=-1: expected 0 or more"),
         (dict(cache_megabytes=-1), "--cache_megabytes=-1: expected 0 or more"),
@@ -54,8 +53,6 @@ def test_is_frozen():
         (dict(steps=10, warmup_steps=11), "--warmup_steps=11 is longer than the whole training"),
         (dict(classification_loss="none", metric_loss="none"), "leave nothing to train"),
         (dict(head_sampling="pk", head_batch_size=30), "to be a multiple of --images_per_class=4"),
-        (dict(metric_loss="none", head_only_steps=5), "--head_only_steps delays the whole stream"),
-        (dict(steps=200, head_only_steps=200), "leaves no step for the whole stream"),
         (dict(classify_whole=True), "--classify_whole shares one forward pass.*--schedule=joint"),
         (
             dict(classify_whole=True, schedule="joint", metric_loss="none"),
@@ -78,7 +75,15 @@ def test_is_frozen():
             dict(metric_loss="prototype", replicas="devices", mine="replica"),
             "--metric_loss=prototype was given with --replicas=devices --mine=replica",
         ),
-        (dict(weight_average=1.0), "--weight_average=1.0: expected 0 or more, below 1"),
+        (dict(steps=5, passes=2.0), "--steps=5 and --passes=2.0 each say how long"),
+        (dict(passes=1.0, time_budget="5m"), "--passes=1.0 and --time_budget=5m each say how long"),
+        (dict(time_budget="soon"), "--time_budget=soon: expected hours, minutes and seconds"),
+        (dict(time_budget="0m"), "--time_budget=0m: expected hours, minutes and seconds"),
+        (dict(passes=0.0), "--passes=0.0: expected a finite number, above 0"),
+        (dict(backbone_rate=-1.0), "--backbone_rate=-1.0: expected a finite number, 0 or more"),
+        (dict(stay_near=float("nan")), "--stay_near=nan: expected a finite number, 0 or more"),
+        (dict(cached_views=-1), "--cached_views=-1: expected 0 or more"),
+        (dict(embedding_dim=1), "--embedding_dim=1: expected 2 or more"),
         (dict(class_power=1.5), "--class_power=1.5: expected 0 to 1"),
         (dict(classification_loss="ldam"), "is defined on cosines: add --cosine_head"),
         (dict(backbone="resnet50v2", width=32), "--width=32 is for resnet8"),
@@ -101,8 +106,16 @@ def test_is_frozen():
         (dict(head_sampled_classes=8, label_smoothing=0.1), "spreads labels over every head class"),
         (dict(head_sampled_classes=8, cosine_head=True), "scales every class vector in each step"),
         (dict(head_sampled_classes=8, replicas="devices"), "with other classes than the rest"),
-        (dict(weights="imagenet"), "--weights=imagenet needs a backbone that has such weights"),
-        (dict(weights="imagenet", backbone="resnet20"), "needs a backbone that has such weights"),
+        (
+            dict(weights="imagenet", backbone="resnet20"),
+            "for which there are none: set --backbone to one of efficientnet_lite0",
+        ),
+        (
+            dict(weights="imagenet", backbone="net.keras"),
+            "--backbone=net.keras, which starts from the weights it brings: leave --weights out",
+        ),
+        (dict(backbone="resnet21"), "there is no such backbone; did you mean resnet32"),
+        (dict(backbone="resnet20", train_from="block11"), "resnet20 has no part 'block11'"),
     ],
 )
 def test_bad_settings_are_refused_in_words(change, message):
@@ -119,24 +132,81 @@ def test_pk_settings_do_not_matter_without_a_whole_stream():
 
 
 def test_resolve_fills_what_depends_on_the_data():
-    config = resolve(Config(**GOOD), num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+    config = resolve(
+        Config(**GOOD), num_classes=10, num_images=500, side=8, is_files=False, flip_is_valid=False
+    )
     assert config.image_size == 8
     assert config.classes_per_batch == 10
     assert (config.head_augment, config.whole_augment) == ("crop", "crop")
     assert (config.backbone, config.width, config.margin) == ("resnet20", 16, 0.2)
 
 
-def test_resolve_of_image_files():
-    config = resolve(
-        Config(**GOOD, unit_features=False), num_classes=50, image_shape=None, flip_is_valid=True
-    )
-    assert (config.image_size, config.backbone, config.width) == (128, "resnet18v2", None)
-    assert (config.classes_per_batch, config.head_augment) == (16, "crop_flip")
+PHOTOS = dict(num_images=2000, num_classes=50, side=240, is_files=True, flip_is_valid=True)
+
+
+def test_photos_start_from_imagenet_weights_at_224_px_on_a_frozen_trunk():
+    config = resolve(Config(**GOOD, unit_features=False), **PHOTOS)
+    assert (config.image_size, config.backbone, config.width) == (224, "efficientnet_lite0", None)
+    assert (config.weights, config.train_from, config.cached_views) == ("imagenet", "auto", 8)
+    assert (config.classes_per_batch, config.head_augment) == (16, "resized_crop_flip")
     assert config.margin == 0.3
+    assert (config.embedding_dim, config.steps) == (256, -(-6 * 2000 // 128))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (dict(weights="none"), ("resnet18v2", "none", "all", 0.1, 1.0, 2000)),
+        (dict(backbone="resnet50v2"), ("resnet50v2", "none", "all", 0.1, 1.0, 2000)),
+        (dict(train_from="all", steps=5), ("efficientnet_lite0", "imagenet", "all", 0.03, 0.1, 5)),
+        (dict(image_size=48), ("resnet20", "none", "all", 0.1, 1.0, 2000)),
+        (dict(image_size=48, weights="imagenet"),
+         ("efficientnet_lite0", "imagenet", "auto", 0.03, 1.0, 63)),
+        (dict(backbone="efficientnet_lite0", weights="runs/a", train_from="head", passes=2),
+         ("efficientnet_lite0", "runs/a", "head", 0.03, 1.0, 32)),
+    ],
+)  # fmt: skip
+def test_what_training_starts_from_sets_what_is_not_given(change, expected):
+    config = resolve(Config(**GOOD, **change), **PHOTOS)
+    assert expected == (
+        config.backbone, config.weights, config.train_from, config.learning_rate,
+        config.backbone_rate, config.steps,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (dict(), "-1..1"),
+        (dict(backbone="resnet50v2", weights="imagenet"), "0..1"),
+        (dict(backbone="resnet50v2", weights="file.weights.h5"), "0..1"),
+        (dict(backbone="keras_resnet50"), "caffe"),
+        (dict(backbone="net.keras"), "0..255"),
+        (dict(backbone="net.keras", pixel_range="imagenet"), "imagenet"),
+    ],
+)
+def test_the_pixel_range_belongs_to_the_backbone(change, expected):
+    assert resolve(Config(**GOOD, **change), **PHOTOS).pixel_range == expected
+
+
+def test_a_network_that_brings_its_weights_is_trained_as_a_pretrained_one():
+    config = resolve(Config(**GOOD, backbone="net.keras"), **PHOTOS)
+    assert (config.weights, config.train_from, config.learning_rate) == ("none", "auto", 0.03)
+
+
+@pytest.mark.parametrize(("side", "size"), [(500, 224), (223, 192), (100, 96), (65, 64), (40, 40)])
+def test_photos_are_not_enlarged(side, size):
+    assert resolve(Config(**GOOD), **{**PHOTOS, "side": side}).image_size == size
+
+
+def test_a_short_training_warms_up_for_a_tenth_of_it():
+    assert resolve(Config(**GOOD, steps=80), **PHOTOS).warmup_steps == 8
+    assert resolve(Config(**GOOD, steps=5000), **PHOTOS).warmup_steps == 100
+    assert resolve(Config(**GOOD, steps=80, warmup_steps=30), **PHOTOS).warmup_steps == 30
 
 
 def test_resolve_twice_changes_nothing():
-    facts = dict(num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+    facts = dict(num_classes=10, num_images=500, side=8, is_files=False, flip_is_valid=False)
     once = resolve(Config(**GOOD), **facts)
     assert resolve(once, **facts) == once
 
@@ -144,11 +214,11 @@ def test_resolve_twice_changes_nothing():
 def test_resolve_refuses_more_classes_than_there_are():
     config = Config(**GOOD, classes_per_batch=11)
     with pytest.raises(UserError, match="--classes_per_batch=11, but the training set has 10"):
-        resolve(config, num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+        resolve(config, num_classes=10, num_images=500, side=8, is_files=False, flip_is_valid=False)
 
 
 def test_images_per_step_counts_the_streams_that_train():
-    facts = dict(num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+    facts = dict(num_classes=10, num_images=500, side=8, is_files=False, flip_is_valid=False)
     assert resolve(Config(**GOOD), **facts).images_per_step == 64 + 10 * 4
     assert resolve(Config(**GOOD, metric_loss="none"), **facts).images_per_step == 64
     assert resolve(Config(**GOOD, classification_loss="none"), **facts).images_per_step == 40
@@ -162,7 +232,9 @@ def test_images_per_class_may_follow_the_count_curve(quartile_count, num_classes
     config = resolve(
         Config(**GOOD, images_per_class=0),
         num_classes=num_classes,
-        image_shape=(8, 8, 1),
+        num_images=500,
+        side=8,
+        is_files=False,
         flip_is_valid=False,
         quartile_count=quartile_count,
     )
@@ -187,7 +259,9 @@ def test_head_auto_takes_every_class_of_a_small_set_and_half_of_a_large_one(num_
     config = resolve(
         Config(**{**GOOD, "head_ratio": None}, head_auto=True),
         num_classes=num_classes,
-        image_shape=(8, 8, 1),
+        num_images=500,
+        side=8,
+        is_files=False,
         flip_is_valid=False,
     )
     assert not config.head_auto

@@ -12,8 +12,8 @@ import pytest
 from longtail_tf import train
 from longtail_tf.config import Config
 from longtail_tf.errors import UserError
-from longtail_tf.runs.data import resolve
 from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.resolve import resolve
 from longtail_tf.runs.trained_run import load_run, load_settings
 from longtail_tf.settings import cli, methods
 from longtail_tf.settings.flags import flagfile_text
@@ -21,7 +21,7 @@ from tests import fakes
 
 NEEDS_A_HEAD_RULE = ("head_ce", "longtail")
 BASE = dict(data="digits_lt", run_dir="runs/x")
-FACTS = dict(num_classes=10, image_shape=(8, 8, 1), flip_is_valid=False)
+FACTS = dict(num_classes=10, num_images=500, side=8, is_files=False, flip_is_valid=False)
 
 
 def base(name):
@@ -58,9 +58,10 @@ def test_config_flags_of_a_method_repeats_the_run(name, tmp_path):
     config = resolve(Config(method=name, **base(name), momentum=0.8), **FACTS)
     file = tmp_path / "config.flags"
     file.write_text(flagfile_text(config, comment="x"))
-    assert cli.parse(Config, [f"--flagfile={file}"]) == config
+    repeated = cli.parse(Config, [f"--flagfile={file}"])
+    assert dataclasses.asdict(repeated) == dataclasses.asdict(config)
+    assert resolve(repeated, **FACTS) == config
     assert dataclasses.replace(config) == config
-    assert Config(**dataclasses.asdict(config)) == config
 
 
 def test_a_flag_that_is_given_wins_wherever_it_stands(tmp_path):
@@ -135,10 +136,10 @@ def test_settings_that_undo_each_other_are_refused_in_words(change, message):
 
 
 def test_a_rule_of_every_class_waits_for_what_head_auto_comes_to():
-    from longtail_tf.runs.data import resolve
+    from longtail_tf.runs.resolve import resolve
 
     config = Config(**{**BASE, "head_ratio": None}, head_auto=True, inference_rule="crt")
-    facts = dict(image_shape=(8, 8, 1), flip_is_valid=True)
+    facts = dict(num_images=500, side=8, is_files=False, flip_is_valid=True)
     assert resolve(config, num_classes=500, **facts).head_all
     with pytest.raises(UserError, match="--inference_rule=crt corrects a classifier of every"):
         resolve(config, num_classes=501, **facts)
@@ -165,7 +166,7 @@ def test_an_old_run_of_a_method_keeps_the_defaults_it_was_trained_with(tmp_path)
     assert load_settings(folder).reweight_from == 1.0
 
 
-def test_a_method_trains_and_its_departures_are_told(tmp_path, caplog):
+def test_a_method_trains_and_its_departures_are_reported(tmp_path, caplog):
     config = tiny(tmp_path, method="balanced_sampling", label_smoothing=0.1, neck=False)
     with caplog.at_level("INFO", logger="absl"):
         done = train.run(dataclasses.replace(config, inference_rule="ncm"))

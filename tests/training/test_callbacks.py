@@ -162,7 +162,7 @@ COLLAPSED = {**RECORD, "whole_loss": 0.2, "spread": 0.001}
 
 
 def test_sentinel_stops_at_collapse_with_a_remedy():
-    with pytest.raises(UserError, match="features have collapsed.*--head_only_steps"):
+    with pytest.raises(UserError, match="features have collapsed.*--warmup_steps"):
         sentinel()(COLLAPSED)
 
 

@@ -15,14 +15,12 @@ def test_stopped_and_resumed_devices_end_where_one_replica_ends(tmp_path):
         learning_rate=0.01,
     )
     two = dict(run_dir=str(tmp_path / "two"), replicas="devices", **settings)
-    out = replica_runs.finish(
-        replica_runs.start(
-            [
-                dict(run_dir=str(tmp_path / "one"), **settings),
-                dict(two, stop_at=2),
-                dict(two, resume=True),
-            ]
-        )
+    (out,) = replica_runs.finish(
+        [
+            dict(run_dir=str(tmp_path / "one"), **settings),
+            dict(two, stop_at=2),
+            dict(two, resume=True),
+        ]
     )
     ended = [json.loads(line)["ended"] for line in out.splitlines()]
     assert ended == [True, False, True]

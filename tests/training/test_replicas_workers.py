@@ -13,12 +13,10 @@ from tests import fakes, replica_runs, stacks
 
 def run_workers(runs, scratch):
     """What two workers printed, started together."""
-    return replica_runs.finish_all(
-        [
-            replica_runs.start([run], TF_CONFIG=tf_config, TMPDIR=str(scratch))
-            for run, tf_config in zip(runs, replica_runs.tf_configs())
-        ]
+    environments = tuple(
+        dict(TF_CONFIG=tf_config, TMPDIR=str(scratch)) for tf_config in replica_runs.tf_configs()
     )
+    return replica_runs.finish(*([run] for run in runs), environments=environments)
 
 
 @stacks.needs_workers

@@ -91,7 +91,7 @@ class RecordStore:
             if len(image) != length:
                 raise UserError(
                     f"{self.shards.paths[shard]} became shorter while it was in use: an image at "
-                    f"byte {offset:,} is cut; start again, so that its index is built anew"
+                    f"byte {offset:,} is cut; start again, so that its index is built again"
                 )
             images[i] = image
         return images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from longtail_tf.datasets.array_store import ArrayStore, checked_images
 from longtail_tf.datasets.index import TEST, TRAIN, UNUSED, Source, array_digest
-from longtail_tf.datasets.sources import cifar_files, fashion_mnist_files
+from longtail_tf.datasets.sources import fashion_mnist_files
+from longtail_tf.datasets.sources.fashion_mnist_files import keras_cache
 from longtail_tf.datasets.spec import Option
 from longtail_tf.datasets.string_table import StringTable
 from longtail_tf.errors import UserError
@@ -25,32 +27,39 @@ DEFAULT_IMBALANCE_FACTOR = {
     "cifar100_lt": 100.0,
 }
 _DIGITS_TRAIN_PER_CLASS, _DIGITS_TEST_PER_CLASS = 120, 50
-_FASHION_NAMES: tuple[str, ...] = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+_FASHION_NAMES = tuple(
+    "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 )
+# The names that the archives of Krizhevsky 2009 carry, in the order of their labels.
+CIFAR_NAMES: Mapping[str, tuple[str, ...]] = {
+    "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+    "cifar100": tuple("""
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+    crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house
+    kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+    plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark
+    shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table
+    tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+    willow_tree wolf woman worm
+    """.split()),
+}  # fmt: skip
 
 
 def read(name: str, options: Mapping[str, Any]) -> Source:
     """Reads a built-in set, balanced; the common option imbalance_factor cuts it afterwards.
 
-    A local copy comes first: the folder option, then the places where packages put it, then
-    Keras' cache. Last comes Keras' own download.
+    CIFAR is read by Keras, from its cache or its download. Fashion-MNIST's local copies come
+    first: the folder option, then the places where packages put it, then Keras' cache.
     """
     if name == "digits_lt":
         return _digits()
     if name == "fashion_mnist_lt":
         arrays, class_names = _fashion_mnist(options["folder"]), _FASHION_NAMES
     else:
-        arrays, class_names = _cifar(name[: -len("_lt")], options["folder"])
+        cifar = name[: -len("_lt")]
+        arrays, class_names = _cifar(cifar, options["folder"]), CIFAR_NAMES[cifar]
     train_images, train_labels, test_images, test_labels = arrays
     images = np.concatenate([train_images, test_images])
     labels = np.concatenate([train_labels, test_labels]).astype(np.int32)
@@ -84,13 +93,8 @@ def _source(
 
 def _digits() -> Source:
     """Handwritten digits, 8x8 grey: 50 test images a class, the same ones for every seed."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UserError(
-            f"digits_lt needs scikit-learn, which carries the images, but it cannot be imported "
-            f'({error}); install it with pip install "longtail_tf[demo]"'
-        ) from error
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int32)
@@ -119,16 +123,25 @@ def _fashion_mnist(folder: str) -> tuple[np.ndarray, ...]:
     )
 
 
-def _cifar(name: str, folder: str) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
-    local = cifar_files.find(name, folder)
-    if local:
-        return cifar_files.read_cifar(name, local), cifar_files.read_class_names(name, local)
+def _cifar(name: str, folder: str) -> tuple[np.ndarray, ...]:
+    archive = (
+        f"Keras reads the archive {name.replace('cifar', 'cifar-')}-python.tar.gz from "
+        f"{keras_archive(name)}; without a network, put it there under that name"
+    )
     if folder:
-        raise UserError(
-            f"the folder {folder} holds no {name} files; it needs {cifar_files.expected(name)}"
-        )
-    arrays = _keras_download(name, "pass ?folder=DIR with the unpacked python or binary version")
-    return arrays, cifar_files.default_class_names(name)
+        raise UserError(f"{name}_lt has no option folder, but folder={folder} came: {archive}")
+    return _keras_download(name, archive)
+
+
+def keras_archive(name: str) -> str:
+    """The file in which Keras keeps the downloaded archive of `cifar10` or `cifar100`."""
+    from longtail_tf.compat.keras_version import KERAS_3
+
+    stem = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
+    if KERAS_3:
+        return os.path.join(keras_cache(), f"{stem}-target_archive")
+    # Keras 2.15 ignores KERAS_HOME here.
+    return os.path.join(os.path.expanduser("~"), ".keras", "datasets", f"{stem}.tar.gz")
 
 
 def _keras_download(name: str, remedy: str) -> tuple[np.ndarray, ...]:

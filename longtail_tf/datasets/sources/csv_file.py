@@ -21,7 +21,7 @@ from longtail_tf.datasets.wording import listing, plural
 from longtail_tf.errors import UserError
 from longtail_tf.text_files import open_text
 
-_FAULTS_TOLD = 5
+_FAULTS_NAMED = 5
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 OPTIONS: Mapping[str, Option] = {
     "channels": Option("3", str, ("1", "3")),
@@ -182,11 +182,11 @@ def _read_rows(file: Any, path: str, options: Mapping[str, Any], rows: _Rows) ->
             faults.add(line, f"has the split {fields[split_at]!r}", "use train, val or test")
         else:
             rows.add(name, label, split, _status(rows.root, name, line, faults), line)
-    faults.tell()
+    faults.refuse()
 
 
 class _Faults:
-    """The bad lines of a table: all are counted, the first are told."""
+    """The bad lines of a table: all are counted, the first are named."""
 
     def __init__(self, path: str) -> None:
         self._path, self._count = path, 0
@@ -194,10 +194,10 @@ class _Faults:
 
     def add(self, line: int, fault: str, remedy: str) -> None:
         self._count += 1
-        if len(self._first) < _FAULTS_TOLD:
+        if len(self._first) < _FAULTS_NAMED:
             self._first.append((line, fault, remedy))
 
-    def tell(self) -> None:
+    def refuse(self) -> None:
         """Raises one sentence over all of them, if there are any."""
         if not self._count:
             return
@@ -205,10 +205,10 @@ class _Faults:
         if self._count == 1:
             line, fault, _ = self._first[0]
             raise UserError(f"{self._path}, line {line}, {fault}; {remedies}")
-        told = ", ".join(f"line {line} {fault}" for line, fault, _ in self._first)
+        named = ", ".join(f"line {line} {fault}" for line, fault, _ in self._first)
         rest = self._count - len(self._first)
         more = f", and {rest:,} more" if rest else ""
-        raise UserError(f"{self._path} has {self._count:,} bad lines: {told}{more}; {remedies}")
+        raise UserError(f"{self._path} has {self._count:,} bad lines: {named}{more}; {remedies}")
 
 
 def _status(root: str, name: str, line: int, faults: _Faults) -> os.stat_result | None:
@@ -269,7 +269,7 @@ def _check_numbers(path: str, rows: _Rows, names: list[str], values: list[float]
             f"has the label {names[ids[row]]}, but all labels are numbers",
             "give whole numbers from 0, or names, and leave unlabelled images out",
         )
-    faults.tell()
+    faults.refuse()
     first: dict[float, int] = {}
     for i, value in enumerate(values):
         other = first.setdefault(value, i)
@@ -282,4 +282,4 @@ def _check_numbers(path: str, rows: _Rows, names: list[str], values: list[float]
             "which are one number",
             "write each number in one way, or put a letter before those that are different codes",
         )
-    faults.tell()
+    faults.refuse()
