@@ -19,7 +19,7 @@ from longtail_tf.reporting import html as markup
 from longtail_tf.reporting.map_section import MOST_POINTS, chosen_images, embedding_map
 from longtail_tf.reporting.mistakes import most_confused, nearest_prototypes
 from longtail_tf.reporting.pictures import data_uri
-from longtail_tf.reporting.run_data import Recognised, array_names, read_array, read_run
+from longtail_tf.reporting.run_data import Recognised, read_array, read_run
 from longtail_tf.reporting.style import STYLE
 from tests import report_fixtures, rounding, waiting
 from tests.report_fixtures import Outline
