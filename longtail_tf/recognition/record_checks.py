@@ -18,13 +18,10 @@ class _Array(NamedTuple):
     shape: str
 
 
-# C classes, M prototypes, D numbers of an embedding, G gallery images.
+# C classes, D numbers of an embedding, G gallery images.
 _ARRAYS = {
     "class_counts": _Array("i", "C"),
-    "prototypes": _Array("f", "MD"),
-    "prototype_classes": _Array("i", "M"),
-    "center": _Array("f", "D"),
-    "prototype_bias": _Array("f", "M"),
+    "prototypes": _Array("f", "CD"),
     "linear_kernel": _Array("f", "DC"),
     "linear_bias": _Array("f", "C"),
     "lda_kernel": _Array("f", "DC"),
@@ -39,7 +36,7 @@ _ARRAYS = {
     "tau_norm_scales": _Array("f", "C"),
     "lws_scales": _Array("f", "C"),
 }
-_NEEDED = ("class_counts", "prototypes", "prototype_classes")
+_NEEDED = ("class_counts", "prototypes")
 _NUMBERS = ("gate_weight", "vote_power", "lda_scatter", "threshold")
 _OPTIONAL_NUMBERS = ("lda_scatter", "threshold")
 _TOGETHER = (
@@ -72,12 +69,9 @@ def _faults(fields: Mapping[str, Any]) -> Iterator[str]:
     if not _is_count(num_head) or num_head > num_classes:  # type: ignore[operator]
         yield f"num_head is {num_head!r}"
     yield from _shape_faults(fields, num_classes)
-    if not len(fields["prototypes"]):
-        yield "it has no prototype"
-    for name in ("prototype_classes", "gallery_labels"):
-        ids = fields.get(name)
-        if ids is not None and len(ids) and not 0 <= ids.min() <= ids.max() < num_classes:
-            yield f"{name} holds ids from {ids.min()} to {ids.max()} of {num_classes} classes"
+    ids = fields.get("gallery_labels")
+    if ids is not None and len(ids) and not 0 <= ids.min() <= ids.max() < num_classes:
+        yield f"gallery_labels holds ids from {ids.min()} to {ids.max()} of {num_classes} classes"
     for one, other in _TOGETHER:
         if (fields.get(one) is None) != (fields.get(other) is None):
             yield f"it has only one of {one} and {other}"

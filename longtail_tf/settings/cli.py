@@ -26,6 +26,7 @@ from longtail_tf.compat import quiet
 from longtail_tf.errors import UserError
 from longtail_tf.settings import flags
 from longtail_tf.settings.flagfiles import expanded, unknown_flag
+from longtail_tf.settings.retired import RETIRED
 from longtail_tf.settings.terminal import plain, plain_name
 
 BAD_INPUT_EXIT_CODE = 2
@@ -156,7 +157,8 @@ def parse_values(
     flags.define_flags(settings_class, flag_values, positional=positional)
     names = [field.name for field in dataclasses.fields(settings_class) if field.name != positional]
     try:
-        rest = flag_values(["program", *expanded(arguments, names)])[1:]
+        known = [*names, *(name for name in RETIRED if name not in names)]
+        rest = flag_values(["program", *expanded(arguments, known)])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         raise UserError(unknown_flag(error.flagname, names)) from error
     return flags.given_values(settings_class, flag_values, positional=positional, arguments=rest)

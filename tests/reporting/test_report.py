@@ -305,7 +305,6 @@ def test_arrays_are_read_one_by_one(tmp_path, rng):
     for save in (np.savez, np.savez_compressed):
         save(path, a=array, objects=np.array([None]))
         np.testing.assert_array_equal(read_array(path, "a"), array)
-        assert array_names(path) == ["a", "objects"]
     with pytest.raises(UserError, match="has no array 'b', only a, objects: evaluate the run"):
         read_array(path, "b")
     with pytest.raises(UserError, match="a.npz is damaged .Object arrays cannot be loaded"):
