@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def _check(config: ClassifyConfig) -> None:
 
 def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, Any]]:
     if config.run_dir:
-        RunFolder.open(config.run_dir)  # told first, even where no image can be read
+        RunFolder.open(config.run_dir)  # its fault is named first, even where no image can be read
         return run_answers(
             config.run_dir,
             images,
@@ -119,7 +119,7 @@ def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, 
     return server_answers(config.server, images, k_top=config.k_top)
 
 
-def _read(name: str) -> Optional[bytes]:
+def _read(name: str) -> bytes | None:
     try:
         return pathlib.Path(name).read_bytes()
     except OSError:

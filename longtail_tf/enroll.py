@@ -28,7 +28,7 @@ class EnrollConfig:
     run_dir: str = setting("", "Run folder that longtail_tf.train or an earlier enroll left.")
     images: tuple = setting((), "Image files of the class, for --add and --replace.")
     add: str = setting("", "Name of a class to add from the images.")
-    replace: str = setting("", "Class whose prototypes are made anew from the images.")
+    replace: str = setting("", "Class whose prototype is made again, from the images.")
     remove: str = setting("", "Class to take out.")
     rename: str = setting("", "Class to rename --to another name.")
     to: str = setting("", "New name, for --rename.")

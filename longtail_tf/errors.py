@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Bad input or settings, told in one sentence: what came, what was expected, how to fix it.
+    """Bad input or settings, in one sentence: what came, what was expected, how to fix it.
 
     Entry points print the sentence without a traceback and exit with code 2.
     """

@@ -160,7 +160,7 @@ def _check(config: InspectConfig) -> dict[str, Any]:
         )
     elif report.num_errors:
         raise UserError(
-            f"{config.data} has {plural(report.num_errors, 'fault')}: mend them, or list the "
+            f"{config.data} has {plural(report.num_errors, 'fault')}: repair them, or list the "
             "images to leave out with --quarantine=FILE and train with --exclude=FILE."
         )
     return content

@@ -26,7 +26,7 @@ from longtail_tf.settings import cli
         (dict(server="nowhere", images=(__file__,)), "HOST:PORT"),
     ],
 )
-def test_bad_settings_are_told(settings, message):
+def test_bad_settings_are_reported(settings, message):
     with pytest.raises(UserError, match=message):
         classify.run(ClassifyConfig(**{"images": ("x.png",), **settings}))
 

@@ -68,3 +68,8 @@ def test_the_list_of_commands_starts_fast():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "longtail COMMAND --help" in done.stdout and not done.stderr.strip()
+
+
+def test_the_citation_names_this_version():
+    citation = PACKAGE.parent / "CITATION.cff"
+    assert f"\nversion: {longtail_tf.__version__}\n" in citation.read_text()

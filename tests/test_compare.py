@@ -119,7 +119,7 @@ def test_the_headline_is_of_the_default_rule(tmp_path):
     assert "No clear lead over 0" in Outline((tmp_path / "c.html").read_text()).words
 
 
-def test_seeds_of_one_setting_are_told_as_such(folder):
+def test_seeds_of_one_setting_are_named_as_such(folder):
     found = compare_runs([read_run(folder / name) for name in ("alternate-0", "alternate-1")])
     assert len(found.groups) == 1 and found.rows[0].name == "alternate-1"
     assert "differ by seed only" in found.notes[0]

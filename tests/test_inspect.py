@@ -132,7 +132,7 @@ def bad_folder(tmp_path):
 
 def test_check_reports_faults_and_exits_2(tmp_path, capsys):
     spec, broken = bad_folder(tmp_path)
-    with pytest.raises(UserError, match="has 1 fault: mend them, or list the images"):
+    with pytest.raises(UserError, match="has 1 fault: repair them, or list the images"):
         inspect.run(inspect.InspectConfig(data=spec, check=True))
     assert broken.name in capsys.readouterr().out
 

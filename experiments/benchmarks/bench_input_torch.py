@@ -145,10 +145,10 @@ def compare(torch_python: str, root: str, *, size: int, rounds: int, batches: in
     for _ in range(rounds):
         for name, command in contestants.items():
             settings = [f"--root={root}", f"--size={size}", f"--batches={batches}"]
-            told = subprocess.run(
+            said = subprocess.run(
                 [*command, *settings], check=True, stdout=subprocess.PIPE, text=True
             ).stdout.split()
-            found[name].append((float(told[-2]), float(told[-1])))
+            found[name].append((float(said[-2]), float(said[-1])))
     print(f"\n250 x 250 JPEG, random window to {size} x {size}, flip; {rounds} rounds")
     for name, values in found.items():
         rate = statistics.median(value[0] for value in values)

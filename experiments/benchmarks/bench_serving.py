@@ -9,7 +9,7 @@ reaches 0.9x the in-process throughput.
     python experiments/benchmarks/bench_serving.py --soak=60       # seconds of mixed load
     python experiments/benchmarks/bench_serving.py --soak=600 --pause=0.05   # a gentle one
 
-The server is a process of its own, so its CPU time can be told from the clients'. Rounds of
+The server is a process of its own, so its CPU time is apart from the clients'. Rounds of
 in-process and served calls alternate; medians and the spread over rounds are printed. CPU time is
 the measure: wall time and requests/s are only meaningful on an idle machine.
 """

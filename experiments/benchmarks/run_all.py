@@ -32,7 +32,7 @@ ENVIRONMENTS = {
     "oml": ("torch==2.13.0", "open-metric-learning==4.0.0", "omegaconf", "numpy<2"),
     "torch": ("torch==2.13.0", "pillow", "numpy"),
 }
-# Name -> environment it runs in ("" for this one), environments whose Python it is told, arguments,
+# Name -> environment it runs in ("" for this one), environments whose Python it gets, arguments,
 # arguments of --quick. {pml} and {oml} become Pythons.
 BENCHES: dict = {
     "losses": ("bench_losses.py", "", {}, [], ["--rounds", "5", "--sizes", "64,256,512"]),
@@ -100,18 +100,18 @@ def python_of(name: str, folder: pathlib.Path) -> str:
 
 
 def run(name: str, options: argparse.Namespace) -> None:
-    script, environment, told, arguments, quick = BENCHES[name]
+    script, environment, given, arguments, quick = BENCHES[name]
     pythons = {}
-    for needed in {environment, *told.values()} - {""}:
+    for needed in {environment, *given.values()} - {""}:
         pythons[needed] = python_of(needed, options.envs)
     if environment and not pythons[environment]:
         return
-    if told and not any(pythons.values()):
+    if given and not any(pythons.values()):
         print(f"{name}: none of its peers is here, left out.")
         return
     command = [pythons[environment] if environment else sys.executable, str(HERE / script)]
     command += quick if options.quick else arguments
-    for flag, needed in told.items():
+    for flag, needed in given.items():
         if pythons[needed]:
             command += [flag, pythons[needed]]
     if name in WRITES_JSON:

@@ -1,4 +1,4 @@
-"""Fits every inference rule anew from the networks of finished runs, and evaluates them again.
+"""Fits every inference rule again from the networks of finished runs, and evaluates them again.
 
     python experiments/scoreboard/refit.py --runs=runs/scoreboard --data=digits,fashion
 

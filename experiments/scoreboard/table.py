@@ -13,7 +13,7 @@ import json
 import math
 import os
 import pathlib
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import numpy as np
 import plots
@@ -48,7 +48,7 @@ class Runs(NamedTuple):
         evaluations = self.evaluations.values()
         return [rule for rule in RULES if all(rule in each["rules"] for each in evaluations)]
 
-    def values(self, rule: str, band: str) -> dict[int, Optional[float]]:
+    def values(self, rule: str, band: str) -> dict[int, float | None]:
         """Seed -> accuracy, 0..1; None for an empty band."""
         return {seed: each["rules"][rule][band] for seed, each in self.evaluations.items()}
 
@@ -177,7 +177,7 @@ def write_csv(path: pathlib.Path, runs: dict[str, Runs]) -> None:
     write_atomically(path, text.getvalue())
 
 
-def interval(values: list) -> Optional[tuple[float, float]]:
+def interval(values: list) -> tuple[float, float] | None:
     """Mean and half the 95 % t interval over seeds, 0 for one seed; None for an empty band."""
     if any(value is None for value in values):
         return None
@@ -196,7 +196,7 @@ def with_interval(values: list) -> str:
     return f"{100 * found[0]:.1f}" + (f" ± {100 * found[1]:.1f}" if len(values) > 1 else "")
 
 
-def against(method: Method, reference: Optional[Method], runs: dict[str, Runs]) -> str:
+def against(method: Method, reference: Method | None, runs: dict[str, Runs]) -> str:
     """Balanced accuracy minus the reference's at the same seeds, paired, with its 95 % interval."""
     if reference is None or method is reference:
         return "-"

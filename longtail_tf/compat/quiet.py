@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, BinaryIO, Optional
+from typing import Any, BinaryIO
 
 from absl import logging
 
@@ -54,8 +54,8 @@ class _Finder:
     """Answers for tensorflow once, with its own loader made quiet."""
 
     def find_spec(
-        self, name: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None
-    ) -> Optional[ModuleSpec]:
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != "tensorflow":
             return None
         sys.meta_path.remove(self)

@@ -1,4 +1,4 @@
-"""Small pieces of the sentences in which data faults are told."""
+"""Small pieces of the sentences that name data faults."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def run_gates(
     Args:
       folder: the written, not yet published version folder.
       module: the module that was saved there.
-      recognizer: the `Recognizer` whose arrays it took; scores anew, in numpy.
+      recognizer: the `Recognizer` whose arrays it took; scores again, in numpy.
       image_files: encoded real images, each decodable.
       warmup_count: warm-up records that must replay.
 
@@ -141,8 +141,8 @@ def reload_fresh(
             command, capture_output=True, text=True, timeout=RELOAD_TIMEOUT_SECONDS, check=False
         )
         if done.returncode:
-            told = [line[6:] for line in done.stderr.splitlines() if line.startswith("GATE: ")]
-            reason = told[-1] if told else done.stderr.strip()[-2000:]
+            said = [line[6:] for line in done.stderr.splitlines() if line.startswith("GATE: ")]
+            reason = said[-1] if said else done.stderr.strip()[-2000:]
             raise ExportGateError(f"The export fails in a fresh process: {reason}")
         with np.load(outputs) as arrays:
             return dict(arrays)

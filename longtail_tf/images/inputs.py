@@ -8,7 +8,7 @@ know which it is.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -31,15 +31,15 @@ class Inputs(Protocol):
     def streams(
         self,
         *,
-        head: Optional[Sampler],
-        whole: Optional[Sampler],
+        head: Sampler | None,
+        whole: Sampler | None,
         start_step: int,
-        shard: Optional[tuple[int, int]] = None,
+        shard: tuple[int, int] | None = None,
     ) -> tf.data.Dataset:
         """Endless batches {"head": ..., "whole": ...} of (inputs, labels, source rows)."""
 
     def plain_batches(
-        self, split: str, *, batch_size: int, rows: Optional[np.ndarray] = None
+        self, split: str, *, batch_size: int, rows: np.ndarray | None = None
     ) -> Batches:
         """Images of "train" or "val" as they are, once, in order: (inputs, labels)."""
 
@@ -75,10 +75,10 @@ class PixelInputs:
     def streams(
         self,
         *,
-        head: Optional[Sampler],
-        whole: Optional[Sampler],
+        head: Sampler | None,
+        whole: Sampler | None,
         start_step: int,
-        shard: Optional[tuple[int, int]] = None,
+        shard: tuple[int, int] | None = None,
     ) -> tf.data.Dataset:
         """See `Inputs`."""
         return training_streams(
@@ -95,7 +95,7 @@ class PixelInputs:
         )
 
     def plain_batches(
-        self, split: str, *, batch_size: int, rows: Optional[np.ndarray] = None
+        self, split: str, *, batch_size: int, rows: np.ndarray | None = None
     ) -> Batches:
         """See `Inputs`; images that cannot be read are left out, up to the allowed share."""
         return evaluation_batches(
@@ -129,15 +129,16 @@ class TrunkInputs:
         caches: "train", with views, and "val" where there are validation images.
         seed: chooses the views.
         """
-        self._caches, self._seed = caches, seed
+        self.caches, self._seed = caches, seed
+        self.seconds_an_image = 0.0  # through the trunk, where that was measured
 
     def streams(
         self,
         *,
-        head: Optional[Sampler],
-        whole: Optional[Sampler],
+        head: Sampler | None,
+        whole: Sampler | None,
         start_step: int,
-        shard: Optional[tuple[int, int]] = None,
+        shard: tuple[int, int] | None = None,
     ) -> tf.data.Dataset:
         """See `Inputs`; views of one image have one source row, so they are no pair."""
         samplers = {"head": (head, HEAD_STREAM), "whole": (whole, WHOLE_STREAM)}
@@ -153,16 +154,10 @@ class TrunkInputs:
         return in_order(tf.data.Dataset.zip(datasets))
 
     def plain_batches(
-        self, split: str, *, batch_size: int, rows: Optional[np.ndarray] = None
+        self, split: str, *, batch_size: int, rows: np.ndarray | None = None
     ) -> Batches:
         """See `Inputs`."""
-        cache = self._caches[split]
-        if rows is None:
-            return cache.plain_batches(batch_size)
-        return (
-            (cache.outputs[0, part], cache.labels[cache.sources[0, part]])
-            for part in np.split(rows, range(batch_size, len(rows), batch_size))
-        )
+        return self.caches[split].plain_batches(batch_size, rows)
 
     def plain_streams(self, sampler: Sampler, *, seed: int) -> tf.data.Dataset:
         """See `Inputs`."""
@@ -178,10 +173,10 @@ class TrunkInputs:
         stream: int,
         seed: int,
         start_step: int,
-        shard: Optional[tuple[int, int]],
+        shard: tuple[int, int] | None,
         plain: bool = False,
     ) -> tf.data.Dataset:
-        cache = self._caches["train"]
+        cache = self.caches["train"]
         index, count = shard or (0, 1)
         size = sampler.batch_size // count
         sharded: dict[str, Any] = {} if shard is None else {"shard": shard}

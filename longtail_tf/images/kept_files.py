@@ -1,6 +1,6 @@
 """Encoded images of a split, kept in memory as far as a budget goes.
 
-For windows drawn anew each time: their pixels are never asked for twice, the files are.
+For windows drawn again each time: their pixels are never asked for twice, the files are.
 """
 
 from __future__ import annotations

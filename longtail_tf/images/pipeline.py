@@ -177,10 +177,10 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        told = re.search(r"UserError: ([^\n]+)", str(error))
-        if told is None:
+        found = re.search(r"UserError: ([^\n]+)", str(error))
+        if found is None:
             raise
-        raise UserError(told[1]) from error
+        raise UserError(found[1]) from error
 
 
 def _stream(

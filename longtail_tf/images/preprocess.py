@@ -68,8 +68,8 @@ def preprocess_bytes(
     def refuse_over_caps(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
         length = tf.strings.length(image_bytes)
         within = (length <= max_bytes) & (height <= max_pixels // tf.maximum(width, 1))
-        told = f"image refused: more than {max_pixels} pixels or {max_bytes} bytes"
-        with tf.control_dependencies([tf.debugging.Assert(within, [told, height, width])]):
+        reason = f"image refused: more than {max_pixels} pixels or {max_bytes} bytes"
+        with tf.control_dependencies([tf.debugging.Assert(within, [reason, height, width])]):
             return tf.identity(image_bytes)
 
     def from_jpeg() -> tf.Tensor:

@@ -210,7 +210,7 @@ class ImageReader:
         read = self._split.read(np.array([row]))
         if not self._split.encoded:
             return self._preprocess(read, None if draws is None else draws[:, np.newaxis])[0]
-        # Not traced: an error in a graph is told with all the graph's own names.
+        # Not traced: an error in a graph comes with all the graph's own names.
         return preprocess_bytes(
             tf.constant(read[0]),
             image_size=self._shape[0],

@@ -22,7 +22,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -49,11 +49,13 @@ class TrunkCache:
       outputs: float16 [1 + V, N, ...], memory-mapped; view 0 is not augmented.
       sources: int64 [1 + V, N], row of the image that each output shows.
       labels: int32 [N].
+      rows: int64 [M], the images that count, in this order; None: all.
     """
 
     outputs: np.ndarray
     sources: np.ndarray
     labels: np.ndarray
+    rows: np.ndarray | None = None
 
     @property
     def views(self) -> int:
@@ -67,13 +69,38 @@ class TrunkCache:
 
     def read(self, rows: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Outputs float16 [B, ...] of images `rows` in `views`, and int64 [B] what they show."""
+        rows = rows if self.rows is None else self.rows[rows]
         return self.outputs[views, rows], self.sources[views, rows]
 
-    def plain_batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Every image as it is, once, in order: (outputs float16 [<= batch_size, ...], labels)."""
-        for begin in range(0, len(self.labels), batch_size):
-            part = slice(begin, begin + batch_size)
-            yield self.outputs[0, part], self.labels[self.sources[0, part]]
+    def plain_batches(
+        self, batch_size: int, rows: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Images as they are, all or `rows`, in order: (outputs [<= batch_size, ...], labels)."""
+        if rows is None:
+            rows = np.arange(len(self.labels if self.rows is None else self.rows))
+        for begin in range(0, len(rows), batch_size):
+            part = rows[begin : begin + batch_size]
+            outputs, sources = self.read(part, np.zeros(len(part), np.int64))
+            yield outputs, self.labels[sources]
+
+    def of(self, rows: np.ndarray) -> TrunkCache:
+        """The cache of images `rows` alone."""
+        return dataclasses.replace(self, rows=rows if self.rows is None else self.rows[rows])
+
+    def through(self, function: Callable[[tf.Tensor], tf.Tensor]) -> TrunkCache:
+        """The cache of what `function` makes of each output, in memory: vectors of maps, say."""
+        run = tf.function(
+            lambda batch: _as_float16(function(tf.cast(batch, tf.float32))),
+            input_signature=[tf.TensorSpec([None, *self.shape], tf.float16)],
+        )
+        flat = self.outputs.reshape(-1, *self.shape)
+        parts = [
+            run(flat[begin : begin + FILL_BATCH_SIZE]).numpy()
+            for begin in range(0, len(flat), FILL_BATCH_SIZE)
+        ]
+        made = np.concatenate(parts)
+        outputs = made.reshape(*self.outputs.shape[:2], *made.shape[1:])
+        return dataclasses.replace(self, outputs=outputs)
 
 
 def cache_bytes(num_images: int, views: int, shape: tuple[int, ...]) -> int:
@@ -103,7 +130,7 @@ def cached_outputs(
     augment: str,
     seed: int,
     max_bad_share: float,
-    show_progress: Optional[ShowProgress] = None,
+    show_progress: ShowProgress | None = None,
 ) -> TrunkCache:
     """The outputs of `trunk` for a split: those in `folder` where they fit, else made there.
 

@@ -31,7 +31,9 @@ KINDS: Mapping[str, Kind] = {
     "not_an_image": Kind(ERROR, "files that are no JPEG, PNG, BMP or GIF", _OUT),
     "truncated": Kind(ERROR, "images that are cut off", _OUT),
     "undecodable": Kind(ERROR, "images that cannot be decoded", _OUT),
-    "unsupported": Kind(ERROR, "images of a variant that training cannot read", "save anew as PNG"),
+    "unsupported": Kind(
+        ERROR, "images of a variant that training cannot read", "save again as PNG"
+    ),
     "no_pixels": Kind(ERROR, "images without pixels", _OUT),
     "too_many_pixels": Kind(ERROR, "images with too many pixels", "shrink with convert"),
     "too_many_bytes": Kind(ERROR, "files that are too large", "shrink with convert"),
@@ -70,7 +72,7 @@ class Finding:
       key: the image's name in exclusion lists; empty where it is not about an image.
       split: train, val or test; empty where it is not about an image.
       class_name: of the image, or the class it is about.
-      quarantined: whether leaving the image out mends the data.
+      quarantined: whether leaving the image out repairs the data.
     """
 
     kind: str

@@ -67,7 +67,7 @@ def check_dataset(
       max_bytes: files longer than this are findings.
       max_pixels: images that declare more pixels are findings.
       threads: that decode; 0 is one for each processor.
-      progress: is told (images done, all images) now and then.
+      progress: is called with (images done, all images) now and then.
 
     Raises:
       UserError: the data set cannot be read at all.

@@ -79,7 +79,7 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 def unpickle(file: BinaryIO) -> Any:
     """Runs the pickle that begins here as far as it makes numbers, strings, containers, tensors.
 
-    Python's own unpickler is not used: one that is told what it may import still overflows the
+    Python's own unpickler is not used: one with a list of what it may import still overflows the
     stack on a tuple nested a million times, and lets a file set attributes of what it imports.
     """
     stack: list[Any] = []

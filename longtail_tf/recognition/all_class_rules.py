@@ -51,8 +51,8 @@ def fit_all_class_rules(
       class_counts: int [C], training images.
       head_norms: float [C], lengths of the classifier's class vectors; None where they have none
         of their own (a cosine classifier): no tau_norm.
-      prior_corrected: by what the classifier already makes up for the training shares, in words:
-        no head_adjusted, as that would do it twice; "": by nothing.
+      prior_corrected: by what the classifier is already corrected for the training shares, in
+        words: no head_adjusted, as that would do it twice; "": by nothing.
       seed: of the balanced batches and of crt's start.
       rules: those to fit.
       say: receives a line for what was chosen or left out.
@@ -62,7 +62,7 @@ def fit_all_class_rules(
     if logits is None:
         return fields
     if "head_adjusted" in rules and prior_corrected:
-        say(f"head_adjusted: left out, {prior_corrected} makes up for the counts already")
+        say(f"head_adjusted: left out, {prior_corrected} corrects for the counts already")
     elif "head_adjusted" in rules:
         offsets = -np.log(class_counts / class_counts.sum())
         tau = _chosen_tau(val, lambda raw, tau: raw + tau * offsets)

@@ -12,7 +12,7 @@ images, as the head would otherwise make it alone. A fifth of the mean variance 
 every direction (shrinkage, Friedman 1989, Regularized Discriminant Analysis, equation 18), as the
 training images scatter less than those to come. And a mean of n images lies off the true one by
 1/n of the scatter, which makes a class of few images look farther away than it is: half of that
-is made up for (all of it would leave the distance unbiased, McLachlan 1992, Discriminant Analysis
+is corrected (all of it would leave the distance unbiased, McLachlan 1992, Discriminant Analysis
 and Statistical Pattern Recognition, section 3.5; half names more images rightly). The fifth and
 the half were chosen on validation images of four sets (experiments/LOG.md).
 
@@ -31,7 +31,7 @@ import numpy as np
 from longtail_tf.recognition.prototypes import class_counts, class_means
 
 SHRINKAGE = 0.2
-MADE_UP_FOR = 0.5  # of what the means of few images lie off
+CORRECTED = 0.5  # share of what the means of few images lie off
 _COLLAPSED = 1e-10  # share of the embeddings' square that is rounding, not scatter
 _CELLS = 1 << 23  # numbers of images or classes in float64 at a time: 64 MB
 
@@ -98,7 +98,7 @@ def class_columns(
         columns = offsets @ precision  # it is symmetric
         kernel[:, rows] = columns.T
         bias[rows] = -0.5 * (offsets * columns).sum(axis=1) - columns @ center
-        bias[rows] += 0.5 * MADE_UP_FOR * scatter / counts[rows]
+        bias[rows] += 0.5 * CORRECTED * scatter / counts[rows]
     return kernel, bias
 
 

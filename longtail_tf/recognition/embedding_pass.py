@@ -7,7 +7,7 @@ sampled differently, so the running averages left by training fit neither of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,8 +28,8 @@ def embed_split(
     *,
     image_size: int,
     channels: int,
-    rows: Optional[np.ndarray] = None,
-    max_bad_share: Optional[float] = None,
+    rows: np.ndarray | None = None,
+    max_bad_share: float | None = None,
 ) -> Embedded:
     """Embeds every image of `split` (or of `rows`), un-augmented, in row order.
 

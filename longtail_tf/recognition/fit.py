@@ -89,8 +89,8 @@ def fit_recognizer(
       head_norms: float [H], lengths of the head classifier's class vectors; for `tau_norm`.
       head_counts: images of each class as the head classifier met them in training, [H]; None: the
         training counts. For `head_adjusted`.
-      prior_corrected: by what the head classifier makes up for the training counts, in words; then
-        `head_adjusted` is left out.
+      prior_corrected: by what the head classifier is corrected for the training counts, in words;
+        then `head_adjusted` is left out.
       log: receives one line for each thing chosen.
     """
     say = log or (lambda line: None)

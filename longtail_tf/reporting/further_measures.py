@@ -67,7 +67,7 @@ def retrieval_section(run: RunData) -> Section | Missing:
     words = (
         "How well an image finds others of its class by its embedding alone, without naming a "
         "class. R is the number of other images of its class. TAR at FAR: pairs of one class that "
-        "are told to be one class, when so many pairs of two classes are."
+        "are accepted as one class, when so many pairs of two classes are."
     )
     tables = []
     if by_band:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from longtail_tf.metrics.nearest_neighbours import top_k
+from longtail_tf.npz_files import array_names
 from longtail_tf.reporting.class_tables import Classes
 from longtail_tf.reporting.html import Html, class_name, counted, element, percent, table, whole
 from longtail_tf.reporting.page import Missing, Section
 from longtail_tf.reporting.pictures import Pictures
-from longtail_tf.reporting.run_data import Recognised, RunData, array_names, read_array
+from longtail_tf.reporting.run_data import Recognised, RunData, read_array
 
 MOST_PAIRS = 8
 MOST_WORST = 12

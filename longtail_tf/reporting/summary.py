@@ -22,7 +22,7 @@ RULE_WORDS = {
     "head_adjusted": "the classifier of every class, its logits freed of the training shares",
     "tau_norm": "the classifier of every class, its class vectors brought to like lengths",
     "lws": "the classifier of every class, its logits rescaled class by class",
-    "crt": "a classifier learned anew on class-balanced batches",
+    "crt": "a classifier trained again on class-balanced batches",
 }
 WELL_CALIBRATED_BELOW = 0.05
 

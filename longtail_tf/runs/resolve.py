@@ -1,4 +1,6 @@
-"""Fills in the settings that depend on the data set, so that config.flags repeats the run.
+"""The data set that the settings name, and the settings that depend on it.
+
+They are filled in before a run begins, so that config.flags repeats it.
 
 One rule a setting, each stated here and printed in the plan of a run. Pretrained means: the
 backbone starts from weights that others learned (`--weights` other than none, or a network that
@@ -16,12 +18,13 @@ import numpy as np
 from PIL import Image
 
 from longtail_tf.config import Config, ResolvedConfig
-from longtail_tf.datasets import DatasetIndex
+from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
 from longtail_tf.recognition.linear_refit import MAX_CELLS
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.saved_settings import load_settings
 from longtail_tf.settings.backbones import CIFAR_BACKBONES, brings_weights, facts
+from longtail_tf.settings.choices import ALL_CLASS_RULES, ANY_HEAD_RULES
 from longtail_tf.settings.fields import TrainingFields
 
 SMALL_IMAGE_PX = 64  # up to here a CIFAR-stem net from random weights
@@ -30,6 +33,7 @@ PHOTO_BACKBONE = "efficientnet_lite0"  # its weights come with the installation
 USUAL_WIDTH = 16  # first-stage channels of the CIFAR-stem nets
 LARGEST_FULL_HEAD = 500  # classes that --head_auto takes all of
 USUAL_P = 16
+HEAD_RULES = (*ANY_HEAD_RULES, *ALL_CLASS_RULES)  # rules of a head classifier
 LARGEST_AUTO_K = 4
 AUTO_WHOLE_BATCH = 32  # slots of a whole batch whose K follows the count curve
 RANDOM_STEPS = 2000
@@ -58,8 +62,19 @@ FROM_PRETRAINED: dict[str, Any] = {
     "embedding_start": "whitened",
 }
 ALL_OF_A_PRETRAINED_RATE = 0.1  # backbone_rate where nothing stands still
-PRETRAINED_PASSES = 4.0
+PRETRAINED_PASSES = (6.0, 2.0)  # at most, at least
+PRETRAINED_STEPS = 2000  # between these
 _SIDES_READ = 32  # files whose size is looked at
+
+
+def index_of(config: Config, spec: str = "") -> DatasetIndex:
+    """The data set of the settings, or `spec` split and filtered as they say."""
+    return load_index(
+        spec or config.data,
+        val_per_class=config.val_per_class,
+        split_seed=config.split_seed,
+        exclude=config.exclude,
+    )
 
 
 def resolve_for(config: Config, index: DatasetIndex) -> ResolvedConfig:
@@ -163,7 +178,22 @@ def resolve(
     follows.update(steps=steps, passes=None, time_budget="")
     if config.warmup_steps is None:
         follows["warmup_steps"] = min(USUAL_WARMUP, steps // 10)
-    return ResolvedConfig(**{**given, **follows})
+    resolved = ResolvedConfig(**{**given, **follows})
+    return without_training(resolved) if resolved.train_from == "none" else resolved
+
+
+def without_training(config: ResolvedConfig) -> ResolvedConfig:
+    """The settings of a run that reads the features of a pretrained backbone as they are."""
+    return dataclasses.replace(
+        config,
+        train_from="none",
+        steps=0,
+        warmup_steps=0,
+        embedding_dim=0,
+        embedding_start="random",
+        cached_views=0,
+        inference_rule="ncm" if config.inference_rule in HEAD_RULES else config.inference_rule,
+    )
 
 
 def usual_backbone(config: Config, side: int) -> tuple[str, str]:
@@ -237,17 +267,21 @@ def usual_whole_batch(
 def usual_steps(
     values: dict[str, Any], config: Config, *, num_images: int, pretrained: bool
 ) -> int:
-    """Train steps: as given; or from passes, which are 4 from pretrained weights; or 2,000."""
+    """Train steps: as given, or from passes as given.
+
+    Else 2,000 from random weights; from pretrained ones 6 passes, or 2,000 steps if those are less,
+    but at least 2 passes.
+    """
     if config.steps is not None:
         return config.steps
-    passes = config.passes
-    if passes is None:
-        if not pretrained:
-            return RANDOM_STEPS
-        passes = PRETRAINED_PASSES
     whole = values["classes_per_batch"] * values["images_per_class"] * config.has_whole_stream
-    a_step = values["head_batch_size"] * config.has_head_stream + whole
-    return max(1, math.ceil(passes * num_images / a_step))
+    a_pass = num_images / (values["head_batch_size"] * config.has_head_stream + whole)
+    if config.passes is not None:
+        return max(1, math.ceil(config.passes * a_pass))
+    if not pretrained:
+        return RANDOM_STEPS
+    most, least = PRETRAINED_PASSES
+    return math.ceil(max(min(most * a_pass, PRETRAINED_STEPS), least * a_pass))
 
 
 def usual_side(index: DatasetIndex) -> int:

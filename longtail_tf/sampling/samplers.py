@@ -40,7 +40,7 @@ class PKSampler:
     most once a batch (`class_decks.WeightedDeck` says how).
 
     The images of a class are taken in turn round a seeded circle, K at each visit, and the circle
-    is shuffled anew whenever a visit begins with a round. So images of a class differ by at most
+    is shuffled again whenever a visit begins with a round. So images of a class differ by at most
     one in use at any visit, a visit holds K different images when the class has them, and a class
     with fewer fills up with repeats after all of its images.
 

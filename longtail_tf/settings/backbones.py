@@ -243,7 +243,7 @@ def cut_names(backbone: str) -> tuple[str, ...]:
     """Parts of a backbone from which training can begin, in the order of the network, then "head".
 
     A model of the user's own can be cut at any of its layers that takes all that is computed
-    before it; their names are in the file, so only "head" is told here.
+    before it; their names are in the file, so only "head" is listed here.
     """
     return (*facts(backbone).stages, HEAD)
 

@@ -178,7 +178,7 @@ def _check_streams(config: TrainingFields) -> None:
 
 
 def _check_balance(config: TrainingFields) -> None:
-    """The tail may be made up for once: twice would turn the bias round."""
+    """Training may correct for the counts once: twice would turn the bias round."""
     if not 0 <= config.reweight_from <= 1:
         raise UserError(f"--reweight_from={config.reweight_from}: expected 0 to 1.")
     ways = [way for way in ways_to_balance(config) if way != "--head_sampling=pk"]
@@ -209,7 +209,7 @@ def _check_balance(config: TrainingFields) -> None:
 
 
 def ways_to_balance(config: TrainingFields) -> list[str]:
-    """The settings by which the head classifier makes up for the training counts."""
+    """The settings by which the head classifier is corrected for the training counts."""
     if not config.has_head_stream:
         return []
     sampling, loss = config.head_sampling, config.classification_loss

@@ -6,6 +6,7 @@ from __future__ import annotations
 ALL_CLASS_RULES = ("head_adjusted", "tau_norm", "lws", "crt")
 # Those that ask the head classifier, whichever classes it has.
 ANY_HEAD_RULES = ("head_only", "gated_lda")
+AUTO_RULE = "auto"  # chosen by images the network was not trained on (`recognition.rule_choice`)
 RULES = ("ncm", "knn", "gated", "linear", "lda", *ANY_HEAD_RULES, *ALL_CLASS_RULES)
 # Those that multiply the embedding by a matrix of one column a class.
 MATRIX_RULES = ("linear", "lda", "crt")

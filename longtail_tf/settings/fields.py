@@ -11,6 +11,7 @@ from typing import Optional
 from longtail_tf.settings.backbones import PIXEL_RANGES
 from longtail_tf.settings.choices import (
     AUGMENTATIONS,
+    AUTO_RULE,
     CLASSIFICATION_LOSSES,
     METRIC_LOSSES,
     MIXING_AUGMENTATIONS,
@@ -22,7 +23,7 @@ from longtail_tf.settings.methods import METHODS
 
 @dataclasses.dataclass(frozen=True)
 class TrainingFields:
-    """What one training run is told, as given; the help of a field says what it does."""
+    """The settings of one training run, as given; the help of a field says what it does."""
 
     method: Optional[str] = setting(
         None,
@@ -304,7 +305,10 @@ class TrainingFields:
 
     # recognition
     inference_rule: str = setting(
-        "gated", "Rule that names the class; all that apply are evaluated.", choices=RULES
+        "gated",
+        "Rule that names the class; auto: chosen by images the network was not trained on. All "
+        "that apply are evaluated.",
+        choices=(AUTO_RULE, *RULES),
     )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
     false_accept_rate: float = setting(

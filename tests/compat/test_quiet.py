@@ -56,7 +56,7 @@ def test_quiet_imports_print_nothing(name):
     assert result.stdout == "" and "Addons" not in result.stderr
 
 
-def test_missing_addons_is_told(monkeypatch):
+def test_missing_addons_is_reported(monkeypatch):
     from longtail_tf.compat import quiet_imports
     from longtail_tf.errors import UserError
 

@@ -237,9 +237,9 @@ def test_csv_refusals_name_file_and_line(folder, text, match):
 
 def test_csv_tells_how_many_lines_are_bad_and_the_first(folder):
     lines = ["cat/0.jpg,a", "cat/x.jpg,a", "cat/2.png", "dog/0.jpg,", "cat/0.jpg,b"]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as said:
         load_index(table(folder, "path,label\n" + "\n".join(lines) + "\n"))
-    assert str(told.value) == (
+    assert str(said.value) == (
         f"{folder / 'set.csv'} has 3 bad lines: line 3 names the file cat/x.jpg, which cannot be "
         f"read from {folder} (No such file or directory), line 4 has 1 columns and the header 2, "
         "line 5 has no label; give paths relative to the CSV file; put quotes around text that "

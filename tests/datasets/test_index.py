@@ -142,7 +142,7 @@ def test_long_tailed_cut_from_the_spec(spec_of):
     assert list(rows_of(other.test)) == list(rows_of(index.test))
 
 
-def test_grey_images_are_not_flipped_unless_told(spec_of):
+def test_grey_images_are_not_flipped_unless_asked(spec_of):
     labels = np.repeat([0, 1], 5)
     spec = spec_of(labels, images=np.zeros((10, 6, 7), np.uint8))
     index = load_index(spec)

@@ -62,7 +62,7 @@ def test_refusals(text, match):
         parse(text)
 
 
-def test_a_bare_path_is_told_its_kind(tmp_path):
+def test_a_bare_path_is_answered_with_its_kind(tmp_path):
     with pytest.raises(UserError, match=f"write folder:{tmp_path}"):
         parse(str(tmp_path))
 

@@ -385,7 +385,7 @@ def test_shards_are_indexed_in_parallel_and_keep_their_order(tmp_path, threads):
     assert sorted(at_once) == paths
 
 
-def test_the_first_bad_shard_is_told_and_the_good_before_are_kept(tmp_path):
+def test_the_first_bad_shard_is_reported_and_the_good_before_are_kept(tmp_path):
     for s in range(12):
         write_shard(tmp_path / f"{s:02d}.tfrecord", [example(i, i % 3) for i in range(s + 2)])
     for s in (5, 6, 9):
@@ -400,19 +400,19 @@ def test_the_first_bad_shard_is_told_and_the_good_before_are_kept(tmp_path):
 
 def test_long_indexing_tells_how_far_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_index, "_SECONDS_A_LINE", 0.01)
-    scan, told = tfrecord.scan_shard, []
+    scan, said = tfrecord.scan_shard, []
 
     def slow(path, **kwargs):
         time.sleep(0.1)
         return scan(path, **kwargs)
 
     monkeypatch.setattr(tfrecord, "scan_shard", slow)
-    monkeypatch.setattr(shard_index.logging, "info", lambda text, *a: told.append(text % a))
+    monkeypatch.setattr(shard_index.logging, "info", lambda text, *a: said.append(text % a))
     for s in range(5):
         write_shard(tmp_path / f"{s}.tfrecord", [example(i, i % 3) for i in range(4)])
     load(f"tfrecord:{tmp_path}/*.tfrecord")
-    assert told[0] == "Indexing 5 shards (0 MB): once, the index is kept"
-    assert any(re.search(r"^[1-4] of 5 shards indexed, .* s left$", line) for line in told)
+    assert said[0] == "Indexing 5 shards (0 MB): once, the index is kept"
+    assert any(re.search(r"^[1-4] of 5 shards indexed, .* s left$", line) for line in said)
 
 
 def test_digest_does_not_know_the_place(tmp_path):

@@ -104,7 +104,7 @@ def test_shell_examples_send_the_image(folder, script, tmp_path):
             pytest.skip(f"no {tool} here")
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("curl", "grpcurl"):  # a stand-in that shows what it was told
+    for tool in ("curl", "grpcurl"):  # a stand-in that shows what it was given
         (tools / tool).write_text('#!/bin/sh\necho "$@"\ncat\n')
         (tools / tool).chmod(0o755)
     (tmp_path / "image.jpg").write_bytes(b"\xff\xd8\xff" * 100)

@@ -170,7 +170,7 @@ def test_mixing_gives_second_labels_and_a_weight(name):
     assert images.dtype == np.uint8
 
 
-def test_bad_images_are_replaced_and_their_rows_told():
+def test_bad_images_are_replaced_and_their_rows_reported():
     for batch in take(streams(split_of("files", (3, 7)), max_bad_share=0.2), 8):
         for _, labels, rows in batch.values():
             assert not set(rows) & {3, 7}
@@ -179,8 +179,8 @@ def test_bad_images_are_replaced_and_their_rows_told():
 
 def test_a_stop_over_bad_images_reaches_the_user_in_one_sentence():
     dataset = streams(split_of("files", range(0, N, 2)))
-    told = r"of 30 training images cannot be read"
-    with pytest.raises(UserError, match=told) as error, plain_errors():
+    said = r"of 30 training images cannot be read"
+    with pytest.raises(UserError, match=said) as error, plain_errors():
         take(dataset, 20)
     assert "\n" not in str(error.value)
 
@@ -219,8 +219,8 @@ def test_a_bad_image_in_evaluation_is_named():
     dataset = evaluation_batches(
         split_of("files", (17,)), image_size=SIZE, channels=3, batch_size=8
     )
-    told = r"^photos/17.png is not a readable image .*--exclude\.$"
-    with pytest.raises(UserError, match=told), plain_errors():
+    said = r"^photos/17.png is not a readable image .*--exclude\.$"
+    with pytest.raises(UserError, match=said), plain_errors():
         list(dataset)
 
 

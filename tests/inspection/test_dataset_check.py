@@ -193,9 +193,9 @@ def test_order_does_not_depend_on_threads(folder):
 
 
 def test_progress(folder):
-    told = []
-    check(folder, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (18, 18)
+    said = []
+    check(folder, progress=lambda done, total: said.append((done, total)))
+    assert said[-1] == (18, 18)
 
 
 def test_files_of_the_report(folder, tmp_path):

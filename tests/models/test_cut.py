@@ -39,6 +39,6 @@ def test_a_cut_at_a_join_is_refused():
         cut_at(branched(), "joined")
 
 
-def test_an_unknown_layer_is_told():
+def test_an_unknown_layer_is_reported():
     with pytest.raises(UserError, match="net has no layer 'lost' to cut at; it has first, left1,"):
         cut_at(branched(), "lost")

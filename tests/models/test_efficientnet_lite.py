@@ -144,7 +144,7 @@ def test_a_state_dict_fills_every_weight():
     np.testing.assert_array_equal(source(images(32)).numpy(), target(images(32)).numpy())
 
 
-def test_weights_of_another_size_are_told():
+def test_weights_of_another_size_are_reported():
     net = efficientnet_lite.build(NAMES[0], input_shape=(32, 32, 3))
     with pytest.raises(
         UserError,
@@ -154,7 +154,7 @@ def test_weights_of_another_size_are_told():
         efficientnet_lite.load_torch_weights(net, state_of(random_net(NAMES[1])), source="file")
 
 
-def test_missing_tensors_are_told():
+def test_missing_tensors_are_reported():
     net = random_net()
     before = net.get_weights()
     state = state_of(net)
@@ -165,7 +165,7 @@ def test_missing_tensors_are_told():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_another_shape_is_told_and_nothing_is_set():
+def test_another_shape_is_reported_and_nothing_is_set():
     net = random_net()
     state = {name: array + 1 for name, array in state_of(net).items()}
     state["_conv_head.weight"] = np.zeros((1280, 352, 1, 1), np.float32)
@@ -180,7 +180,7 @@ def test_another_shape_is_told_and_nothing_is_set():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_an_unknown_part_is_told():
+def test_an_unknown_part_is_reported():
     net = efficientnet_lite.build(NAMES[0], input_shape=(32, 32, 3))
     with pytest.raises(UserError, match="no part 'block16'; it can be cut before block0, block1,"):
         efficientnet_lite.split(net, "block16")

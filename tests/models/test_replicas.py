@@ -38,7 +38,7 @@ with strategy.scope():
     mirrored = tf.Variable(kernel)
 
 for name in ("triplet_semihard", "triplet_hard", "supcon", "multi_similarity"):
-    loss_of = losses.metric_loss(name, margin=0.5, images_per_class=4)
+    loss_of = losses.metric_loss(name, margin=0.5)
     with tf.GradientTape() as tape:
         whole = loss_of(labels, points @ kernel)
     expected = tape.gradient(whole, kernel)
@@ -170,7 +170,7 @@ def test_one_replica_is_the_identity():
         ),
     ],
 )
-def test_a_tf_config_that_cannot_work_is_told(tf_config, message, monkeypatch):
+def test_a_tf_config_that_cannot_work_is_reported(tf_config, message, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", tf_config)
     with pytest.raises(UserError, match=message):
         replicas.strategy_of("workers")
@@ -184,7 +184,7 @@ def test_workers_under_keras_3_are_refused(monkeypatch):
 
 
 @stacks.needs_workers
-def test_workers_after_tensorflow_has_started_are_told(monkeypatch):
+def test_workers_after_tensorflow_has_started_are_reported(monkeypatch):
     tf.constant(0)
     monkeypatch.setenv("TF_CONFIG", replica_runs.tf_configs()[0])
     with pytest.raises(UserError, match="TensorFlow already runs in this process: start one fresh"):

@@ -238,24 +238,24 @@ def test_a_file_cannot_change_what_reads_it(tmp_path, target, state):
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x80", b"hello", b"\x89HDF\r\n\x1a\n" + bytes(99), b"}."])
-def test_other_files_are_told(tmp_path, raw):
+def test_other_files_are_reported(tmp_path, raw):
     refusal(tmp_path, raw, "net.pth is no file of PyTorch weights: give what torch.save wrote")
 
 
-def test_another_zip_file_is_told(tmp_path):
+def test_another_zip_file_is_reported(tmp_path):
     with zipfile.ZipFile(tmp_path / "net.pth", "w") as archive:
         archive.writestr("config.json", "{}")
     with pytest.raises(UserError, match="is a zip file, but holds no PyTorch weights .no data.pkl"):
         read_state_dict(tmp_path / "net.pth")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(UserError, match="lost.pth: there is no such file; give a .pth file of"):
         read_state_dict(tmp_path / "lost.pth")
 
 
 @FORMATS
-def test_every_cut_off_file_is_told(tmp_path, write):
+def test_every_cut_off_file_is_reported(tmp_path, write):
     raw = write(*plain())
     for length in range(0, len(raw), 7):
         refusal(tmp_path, raw[:length], "net.pth is (damaged or cut off|no file of PyTorch|a zip)")
@@ -334,7 +334,7 @@ def test_old_views_are_refused(tmp_path, write):
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"w": 3}, {"state_dict": {}}, 5])
 @FORMATS
-def test_a_file_without_tensors_is_told(tmp_path, write, content):
+def test_a_file_without_tensors_is_reported(tmp_path, write, content):
     refusal(tmp_path, write(content, []), "net.pth holds no named tensors: save model.state_dict()")
 
 

@@ -263,6 +263,6 @@ def test_without_a_neck_the_embedding_is_the_unit_feature(data):
     compile_model(model).train_step(data)
 
 
-def test_an_unknown_schedule_is_told():
+def test_an_unknown_schedule_is_reported():
     with pytest.raises(UserError, match="schedule='sum': expected 'alternate' or 'joint'"):
         compile_model(make_model(), schedule="sum")

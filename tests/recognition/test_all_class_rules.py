@@ -55,12 +55,12 @@ def fit(splits, *, val=True, **settings):
 
 
 def test_every_rule_helps_a_biased_classifier_and_changes_nothing_else(splits):
-    recognizer, told = fit(splits)
+    recognizer, said = fit(splits)
     rows = evaluate_rules(recognizer, splits[2], train_counts=COUNTS, replicates=0)
     assert list(rows)[-6:] == ["head_only", "gated_lda", *ALL_CLASS_RULES]
     for rule in ALL_CLASS_RULES:
         assert rows[rule]["balanced"] > rows["head_only"]["balanced"] + 0.03, rule
-    assert "head_adjusted: tau" in told and "tau_norm: tau" in told
+    assert "head_adjusted: tau" in said and "tau_norm: tau" in said
     plain, _ = fit(splits, rules=("ncm", "gated", "head_only"))
     for rule in ("ncm", "gated", "head_only"):
         np.testing.assert_array_equal(
@@ -137,28 +137,28 @@ def test_crt_learns_from_new_weights_on_balanced_batches(splits):
     assert min(recall) > 0.6
 
 
-def test_rules_that_do_not_apply_are_left_out_and_told(splits):
-    recognizer, told = fit(splits, prior_corrected="--classification_loss=logit_adjusted")
+def test_rules_that_do_not_apply_are_left_out_and_reported(splits):
+    recognizer, said = fit(splits, prior_corrected="--classification_loss=logit_adjusted")
     assert "head_adjusted" not in recognizer.available_rules()
-    assert "head_adjusted: left out, --classification_loss=logit_adjusted makes up" in told
-    recognizer, told = fit(splits, head_norms=None)
+    assert "head_adjusted: left out, --classification_loss=logit_adjusted corrects" in said
+    recognizer, said = fit(splits, head_norms=None)
     assert "tau_norm" not in recognizer.available_rules()
-    assert "tau_norm: left out, a cosine classifier" in told
+    assert "tau_norm: left out, a cosine classifier" in said
     train, val, test = (
         Embedded(part.embeddings, part.head_logits[:, :3], part.labels) for part in splits
     )
-    recognizer, told = fit((train, val, test), num_head=3)
-    assert not set(ALL_CLASS_RULES) & set(recognizer.available_rules()) and "lws" not in told
+    recognizer, said = fit((train, val, test), num_head=3)
+    assert not set(ALL_CLASS_RULES) & set(recognizer.available_rules()) and "lws" not in said
     with pytest.raises(UserError, match="'lws' was not fitted here"):
         recognizer.scores("lws", test.embeddings, test.head_logits)
 
 
 def test_large_problems_leave_the_fits_out(splits, monkeypatch):
     monkeypatch.setattr(all_class_rules, "MAX_CELLS", 100)
-    recognizer, told = fit(splits)
+    recognizer, said = fit(splits)
     assert {"lws", "crt"} & set(recognizer.available_rules()) == set()
     assert "head_adjusted" in recognizer.available_rules()
-    assert "lws, crt: not fitted, 432 images x 5 classes" in told
+    assert "lws, crt: not fitted, 432 images x 5 classes" in said
 
 
 def test_logits_must_come(splits):
@@ -208,7 +208,7 @@ def test_the_adjustment_takes_the_counts_that_the_classifier_met(splits):
     met = np.array([10, 20, 30, 40, 50])
     shares = {}
     for counts in (COUNTS, met):
-        recognizer, told = fit(splits, val=False, head_counts=counts)
+        recognizer, said = fit(splits, val=False, head_counts=counts)
         shares[tuple(counts)] = recognizer.adjusted_offsets
         expected = -np.log(counts / counts.sum())  # without validation tau is 1
         np.testing.assert_allclose(recognizer.adjusted_offsets, expected, rtol=1e-6)

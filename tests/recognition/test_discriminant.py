@@ -5,7 +5,7 @@ import pytest
 
 from longtail_tf.errors import UserError
 from longtail_tf.recognition import discriminant
-from longtail_tf.recognition.discriminant import MADE_UP_FOR, class_columns, fit_discriminant
+from longtail_tf.recognition.discriminant import CORRECTED, class_columns, fit_discriminant
 from longtail_tf.recognition.fit import Embedded, evaluate_rules, fit_recognizer
 
 
@@ -39,7 +39,7 @@ def in_loops(embeddings, labels, num_classes, shrinkage):
             apart = row - mean
             distance = apart @ np.linalg.solve(shrunken, apart)
             off = np.trace(np.linalg.solve(shrunken, covariance)) / counts[c]
-            scores[i, c] = -0.5 * np.trace(covariance) * (distance - MADE_UP_FOR * off)
+            scores[i, c] = -0.5 * np.trace(covariance) * (distance - CORRECTED * off)
     return scores
 
 
@@ -59,7 +59,7 @@ def test_scores_are_the_distances_of_plain_loops(seed, shrinkage):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_it_names_what_scikit_learn_names_where_all_classes_are_alike(seed):
-    """Of equal counts the weights of images and what is made up for fall out of the comparison."""
+    """Of equal counts the weights of images and what is corrected fall out of the comparison."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     embeddings, labels = clouds(seed, [25] * 6)
@@ -149,8 +149,8 @@ def test_a_class_added_later_gets_the_column_of_a_fit():
     means = [embeddings[labels == c].astype(np.float64).mean(axis=0) for c in range(4)]
     for row, found in zip(embeddings.astype(np.float64), scores):
         distances = [(row - mean) @ fit.precision @ (row - mean) for mean in means]
-        made_up = [MADE_UP_FOR * fit.scatter / n for n in (20, 9, 4, 3)]
-        expected = -0.5 * (np.array(distances) - made_up)
+        corrected = [CORRECTED * fit.scatter / n for n in (20, 9, 4, 3)]
+        expected = -0.5 * (np.array(distances) - corrected)
         np.testing.assert_allclose(
             found - found.mean(), expected - expected.mean(), rtol=1e-3, atol=1e-3
         )

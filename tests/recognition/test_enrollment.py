@@ -9,7 +9,7 @@ import pytest
 
 from longtail_tf.datasets import DatasetIndex, Split, StringTable
 from longtail_tf.recognition import enrollment
-from longtail_tf.recognition.discriminant import MADE_UP_FOR, fit_discriminant
+from longtail_tf.recognition.discriminant import CORRECTED, fit_discriminant
 from longtail_tf.recognition.fit import Recognizer
 from longtail_tf.recognition.prototypes import class_prototypes
 from tests import rounding
@@ -52,7 +52,7 @@ def test_an_added_class_is_the_class_a_full_fit_gives(data):
     means = [embeddings[labels == c].astype(np.float64).mean(axis=0) for c in range(6)]
     for row, scores in zip(embeddings, after.scores("lda", embeddings)):
         apart = [(row - mean) @ before.lda_precision @ (row - mean) for mean in means]
-        expected = -0.5 * (np.array(apart) - MADE_UP_FOR * before.lda_scatter / np.bincount(labels))
+        expected = -0.5 * (np.array(apart) - CORRECTED * before.lda_scatter / np.bincount(labels))
         np.testing.assert_allclose(
             scores - scores.mean(), expected - expected.mean(), rtol=1e-3, atol=1e-3
         )

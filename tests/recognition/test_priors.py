@@ -38,13 +38,13 @@ def test_from_a_file_the_unlisted_weigh_as_the_smallest(tmp_path):
         ("name,weight\n", "lists no class"),
     ],
 )
-def test_bad_files_are_told(tmp_path, text, message):
+def test_bad_files_are_reported(tmp_path, text, message):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read(tmp_path / "p.csv")
 
 
-def test_missing_file_is_told():
+def test_missing_file_is_reported():
     with pytest.raises(UserError, match="--test_prior=/nowhere.csv cannot be read"):
         read("/nowhere.csv")
 

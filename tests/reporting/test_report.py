@@ -19,7 +19,7 @@ from longtail_tf.reporting import html as markup
 from longtail_tf.reporting.map_section import MOST_POINTS, chosen_images, embedding_map
 from longtail_tf.reporting.mistakes import most_confused, nearest_prototypes
 from longtail_tf.reporting.pictures import data_uri
-from longtail_tf.reporting.run_data import Recognised, array_names, read_array, read_run
+from longtail_tf.reporting.run_data import Recognised, read_array, read_run
 from longtail_tf.reporting.style import STYLE
 from tests import report_fixtures, rounding, waiting
 from tests.report_fixtures import Outline
@@ -305,7 +305,6 @@ def test_arrays_are_read_one_by_one(tmp_path, rng):
     for save in (np.savez, np.savez_compressed):
         save(path, a=array, objects=np.array([None]))
         np.testing.assert_array_equal(read_array(path, "a"), array)
-        assert array_names(path) == ["a", "objects"]
     with pytest.raises(UserError, match="has no array 'b', only a, objects: evaluate the run"):
         read_array(path, "b")
     with pytest.raises(UserError, match="a.npz is damaged .Object arrays cannot be loaded"):

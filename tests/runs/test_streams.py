@@ -64,7 +64,7 @@ def test_seen_counts_are_the_shares_of_what_the_classification_loss_meets(index,
     np.testing.assert_array_equal(plain, index.class_counts[:3])
 
 
-def test_a_pk_head_batch_of_more_classes_than_the_head_is_told(index):
+def test_a_pk_head_batch_of_more_classes_than_the_head_is_reported(index):
     with pytest.raises(UserError, match="asks for 5 head classes a batch, but the head has 3"):
         streams.head_sampler(
             config(index, head_sampling="pk", head_batch_size=10), index.train, num_head=3

@@ -252,9 +252,9 @@ def test_no_server_becomes_a_sentence():
 def test_every_code_has_a_sentence(code, text):
     import re
 
-    told = sentence(code, "why\nand a trace", address="h:1", model="m", timeout_s=3.0)
-    assert re.match(text, told)
-    assert "trace" not in told
+    answer = sentence(code, "why\nand a trace", address="h:1", model="m", timeout_s=3.0)
+    assert re.match(text, answer)
+    assert "trace" not in answer
 
 
 @pytest.mark.parametrize(

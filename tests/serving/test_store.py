@@ -145,7 +145,7 @@ def test_a_half_written_version_waits_and_loads_when_complete(base, opened):
     shutil.copy(source / "saved_model.pb", target)
     store.poll()  # the files changed since the last look: not touched
     assert _states(store)[2] == "START"
-    store.poll()  # nothing changed for one look: it is tried, and told why not
+    store.poll()  # nothing changed for one look: it is tried, and says why not
     assert _states(store) == {2: "END", 1: "AVAILABLE"}
     (broken, _) = store.states("m")
     assert broken.code != 0

@@ -60,7 +60,7 @@ def test_flagfile_as_two_words_and_nested(tmp_path):
         (["--zzzz=7"], "there is no flag --zzzz: --help lists every flag"),
         (["--steps=x"], "flag --steps=x: invalid literal"),
         (["--rule=c"], "value should be one of <a|b>"),
-        (["--flagfile=/nowhere.flags"], "Unable to open flagfile"),
+        (["--flagfile=/no.flags"], "/no.flags: No such file or directory; check the path"),
     ],
 )
 def test_bad_flags_exit_2_with_a_sentence(capsys, arguments, message):

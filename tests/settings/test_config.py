@@ -150,7 +150,7 @@ def test_photos_start_from_imagenet_weights_at_224_px_on_a_frozen_trunk():
     assert (config.weights, config.train_from, config.cached_views) == ("imagenet", "auto", 8)
     assert (config.classes_per_batch, config.head_augment) == (16, "resized_crop_flip")
     assert config.margin == 0.3
-    assert (config.embedding_dim, config.steps) == (256, -(-4 * 2000 // 128))
+    assert (config.embedding_dim, config.steps) == (256, -(-6 * 2000 // 128))
 
 
 @pytest.mark.parametrize(

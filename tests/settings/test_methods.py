@@ -166,7 +166,7 @@ def test_an_old_run_of_a_method_keeps_the_defaults_it_was_trained_with(tmp_path)
     assert load_settings(folder).reweight_from == 1.0
 
 
-def test_a_method_trains_and_its_departures_are_told(tmp_path, caplog):
+def test_a_method_trains_and_its_departures_are_reported(tmp_path, caplog):
     config = tiny(tmp_path, method="balanced_sampling", label_smoothing=0.1, neck=False)
     with caplog.at_level("INFO", logger="absl"):
         done = train.run(dataclasses.replace(config, inference_rule="ncm"))
