@@ -36,9 +36,8 @@ def run(config: Config) -> RunResult:
     from longtail_tf import report
     from longtail_tf.compat.quiet import quiet_first_compilation
     from longtail_tf.runs import evaluation, records
-    from longtail_tf.runs.data import index_of
     from longtail_tf.runs.folder import RunFolder
-    from longtail_tf.runs.resolve import resolve_for
+    from longtail_tf.runs.resolve import index_of, resolve_for
     from longtail_tf.runs.streams import head_size
     from longtail_tf.settings.checks import seconds_of
     from longtail_tf.training import choice, finish, loop, plan, start, workers

@@ -1,4 +1,6 @@
-"""Fills in the settings that depend on the data set, so that config.flags repeats the run.
+"""The data set that the settings name, and the settings that depend on it.
+
+They are filled in before a run begins, so that config.flags repeats it.
 
 One rule a setting, each stated here and printed in the plan of a run. Pretrained means: the
 backbone starts from weights that others learned (`--weights` other than none, or a network that
@@ -16,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from longtail_tf.config import Config, ResolvedConfig
-from longtail_tf.datasets import DatasetIndex
+from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
 from longtail_tf.recognition.linear_refit import MAX_CELLS
 from longtail_tf.runs.folder import RunFolder
@@ -63,6 +65,16 @@ ALL_OF_A_PRETRAINED_RATE = 0.1  # backbone_rate where nothing stands still
 PRETRAINED_PASSES = (6.0, 2.0)  # at most, at least
 PRETRAINED_STEPS = 2000  # between these
 _SIDES_READ = 32  # files whose size is looked at
+
+
+def index_of(config: Config, spec: str = "") -> DatasetIndex:
+    """The data set of the settings, or `spec` split and filtered as they say."""
+    return load_index(
+        spec or config.data,
+        val_per_class=config.val_per_class,
+        split_seed=config.split_seed,
+        exclude=config.exclude,
+    )
 
 
 def resolve_for(config: Config, index: DatasetIndex) -> ResolvedConfig:

@@ -16,8 +16,8 @@ from longtail_tf.errors import UserError
 from longtail_tf.models import networks, weights_file
 from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.recognition.fit import Recognizer
-from longtail_tf.runs.data import index_of
 from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.resolve import index_of
 from longtail_tf.runs.saved_settings import load_settings
 
 

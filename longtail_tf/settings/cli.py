@@ -157,7 +157,8 @@ def parse_values(
     flags.define_flags(settings_class, flag_values, positional=positional)
     names = [field.name for field in dataclasses.fields(settings_class) if field.name != positional]
     try:
-        rest = flag_values(["program", *expanded(arguments, [*names, *RETIRED])])[1:]
+        known = [*names, *(name for name in RETIRED if name not in names)]
+        rest = flag_values(["program", *expanded(arguments, known)])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         raise UserError(unknown_flag(error.flagname, names)) from error
     return flags.given_values(settings_class, flag_values, positional=positional, arguments=rest)

@@ -7,17 +7,17 @@ metrics.jsonl, TensorBoard, the progress line, the collapse sentinel.
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Optional, TextIO
+from typing import Any, Optional
 
 import tensorflow as tf
 from absl import logging
 
 from longtail_tf.errors import UserError
 from longtail_tf.training.checkpoints import Checkpoints
+from longtail_tf.training.progress import format_seconds
 
 Sink = Callable[[dict[str, Any]], None]
 COLLAPSED_SPREAD = 0.02  # of unit vectors: features within a cone of about one degree
@@ -197,40 +197,6 @@ class Checkpointing(StepCallback):
         self._asked_to_stop = True
 
 
-class Progress:
-    """A sink that keeps one line up to date on a terminal, or prints lines into a log."""
-
-    def __init__(self, *, steps: int, start_step: int, stream: Optional[TextIO] = None) -> None:
-        self._steps, self._start_step = steps, start_step
-        self._stream = sys.stderr if stream is None else stream
-        self._on_terminal = self._stream.isatty()
-        self._started = time.perf_counter()
-        self._printed_at = float("-inf")
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        """Shows a training record; on a log at most one line in five seconds, and the last."""
-        now, step = time.perf_counter(), record["step"]
-        if not self._on_terminal and now - self._printed_at < 5 and step < self._steps:
-            return
-        self._printed_at = now
-        seconds_per_step = (now - self._started) / max(step - self._start_step, 1)
-        left = format_seconds(seconds_per_step * (self._steps - step))
-        text = f"step {step:,}/{self._steps:,}"
-        if "head_loss" in record:
-            text += (
-                f"  head {record['head_loss']:.3f} ({100 * record['head_accuracy']:.0f} % right)"
-            )
-        if "whole_loss" in record:
-            text += (
-                f"  whole {record['whole_loss']:.3f} ({100 * record['active_share']:.0f} % active)"
-            )
-        text += f"  {record['images_per_s']:,.0f} images/s  {left} left"
-        end = "\n" if step == self._steps or not self._on_terminal else ""
-        print(
-            f"\r\x1b[K{text}" if self._on_terminal else text, end=end, file=self._stream, flush=True
-        )
-
-
 class TensorBoardScalars:
     """A sink that writes every number of a record as a TensorBoard scalar."""
 
@@ -279,16 +245,6 @@ class CollapseSentinel:
                 f"{record['spread']:.4f}, whole_loss {record['whole_loss']:.4f} = margin): lower "
                 "--learning_rate, or lengthen --warmup_steps."
             )
-
-
-def format_seconds(seconds: float) -> str:
-    """8 s, 2 min 5 s, 3 h 12 min."""
-    seconds = int(round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, float]:

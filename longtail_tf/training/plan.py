@@ -24,7 +24,7 @@ from longtail_tf.models import networks
 from longtail_tf.runs.resolve import without_training
 from longtail_tf.runs.trained_run import build_embedder
 from longtail_tf.settings.backbones import facts
-from longtail_tf.training.callbacks import format_seconds
+from longtail_tf.training.progress import format_seconds
 
 OVERHEAD_SECONDS = 20.0  # tracing, fitting the rules, the report
 STEP_COST = 3.0  # a train step against a forward pass: forward, and twice that backward

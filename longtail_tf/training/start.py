@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shutil
-import sys
-import time
 from typing import Any, Optional
 
 import numpy as np
@@ -31,7 +29,7 @@ from longtail_tf.recognition.whitening import fit_whitening
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.streams import pixel_inputs
 from longtail_tf.runs.trained_run import build_embedder, copy_weights, two_streams_over
-from longtail_tf.training.callbacks import format_seconds
+from longtail_tf.training.progress import CacheProgress
 
 HEAD_LENGTH = 10.0  # of a class vector at the start, times the root of the embedding's length
 
@@ -190,36 +188,6 @@ def _trunk_inputs(
     inputs = TrunkInputs(caches, seed=config.seed)
     inputs.seconds_an_image = 1 / max(rates) if max(rates) else 0.0
     return inputs
-
-
-class CacheProgress:
-    """Says how far the filling of a cache is, with its rate and the time left."""
-
-    def __init__(self, name: str) -> None:
-        self._name, self._stream = name, sys.stderr
-        self._began: Optional[tuple[float, int]] = None
-        self._shown_at = float("-inf")
-        self.rate = 0.0  # images a second
-
-    def __call__(self, done: int, total: int) -> None:
-        """Shows a line: on a terminal it is kept up to date, in a log one comes in ten seconds."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, done)  # the first batch pays for tracing: its time says nothing
-            return
-        seconds, before = self._began
-        self.rate = (done - before) / max(now - seconds, 1e-9)
-        on_terminal = self._stream.isatty()
-        if now - self._shown_at < (0.5 if on_terminal else 10) and done < total:
-            return
-        self._shown_at = now
-        left = format_seconds((total - done) / max(self.rate, 1e-9))
-        text = (
-            f"frozen trunk over {self._name} images: {done:,}/{total:,}  "
-            f"{self.rate:,.0f} images/s  {left} left"
-        )
-        end = "\n" if done == total or not on_terminal else ""
-        print(f"\r\x1b[K{text}" if on_terminal else text, end=end, file=self._stream, flush=True)
 
 
 def start_where_features_compare_best(
