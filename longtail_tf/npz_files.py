@@ -128,7 +128,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[Member]
             version = _read_magic(file)
             if version not in _READERS:
                 raise _damaged(path, f"{where} is of .npy version {version}")
-            shape, is_fortran, dtype = _READERS[version](file)  # type: ignore[no-untyped-call]
+            shape, is_fortran, dtype = _READERS[version](file)
         if dtype.hasobject:
             raise _damaged(path, f"{where} holds Python objects, which are never read")
         says = math.prod(shape) * dtype.itemsize
