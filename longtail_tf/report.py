@@ -88,7 +88,10 @@ def write_report(
         reproduce_section(run),
     ]
     html = page(
-        f"{run.name} · training report", top, sections, footer=f"Made by longtail_tf {__version__}."
+        f"{run.name} · training report",
+        top,
+        [section for section in sections if section is not None],
+        footer=f"Made by longtail_tf {__version__}.",
     )
     path = pathlib.Path(out) if out else run.folder.report
     write_atomically(path, html.encode("utf-8", "replace"))
