@@ -59,6 +59,7 @@ class RunData:
     evaluation: dict[str, Any]
     per_class: PerClass | None
     recognised: Recognised | None
+    start: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -69,6 +70,12 @@ class RunData:
     def default_rule(self) -> str:
         """The rule that names the class."""
         return self.setting("inference_rule") or "gated"
+
+    @property
+    def head_is_everything(self) -> bool:
+        """Whether every class is a head class, so that the classifier can name them all."""
+        classes = self.config.get("num_classes")
+        return classes is not None and self.config.get("num_head") == classes
 
     @property
     def rules(self) -> dict[str, dict[str, Any]]:
@@ -138,6 +145,7 @@ def read_run(run_dir: Any) -> RunData:
         evaluation=folder.read_json(folder.evaluation) if folder.evaluation.exists() else {},
         per_class=_read_per_class(folder, num_classes),
         recognised=_read_recognised(folder, num_classes),
+        start=folder.read_json(folder.start) if folder.start.exists() else None,
     )
 
 
