@@ -17,6 +17,7 @@ from absl import logging
 from longtail_tf import __version__
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically
+from longtail_tf.reporting.amount_trained import amount_trained_section
 from longtail_tf.reporting.counts import count_curve
 from longtail_tf.reporting.further_measures import (
     calibration_section,
@@ -82,6 +83,7 @@ def write_report(
         calibration_section(run),
         unknowns_section(run),
         retrieval_section(run),
+        amount_trained_section(run),
         training_section(run),
         reproduce_section(run),
     ]

@@ -130,6 +130,7 @@ class TrunkInputs:
         seed: chooses the views.
         """
         self.caches, self._seed = caches, seed
+        self.seconds_an_image = 0.0  # through the trunk, where that was measured
 
     def streams(
         self,

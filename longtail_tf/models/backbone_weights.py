@@ -25,7 +25,7 @@ import tensorflow as tf
 from longtail_tf.compat import keras_version
 from longtail_tf.errors import UserError
 from longtail_tf.models import efficientnet_lite, torch_file
-from longtail_tf.settings.backbones import IMAGENET_BACKBONES, facts
+from longtail_tf.settings.backbones import facts
 
 TORCH_ENDINGS = (".pth", ".pt")
 _MOST_CLASSIFIER_LAYERS = 3
@@ -35,19 +35,6 @@ _WHAT_IS_READ = (
 )
 # What h5py, zipfile and Keras raise on files that are damaged or of another network.
 _MISFITS = (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile)
-
-
-def no_imagenet(backbone: str) -> str:
-    """The sentence that refuses `--weights=imagenet`."""
-    if facts(backbone).family == "own":
-        return (
-            f"--weights=imagenet: --backbone={backbone} is a network of your own and starts from "
-            "the weights in its file: leave --weights out."
-        )
-    return (
-        f"--weights=imagenet: there are no ImageNet weights for --backbone={backbone}; there are "
-        f"for {', '.join(IMAGENET_BACKBONES)}."
-    )
 
 
 def load_packaged(net: tf.keras.Model, name: str) -> None:

@@ -62,7 +62,8 @@ def build(backbone: str, *, input_shape: tuple[int, int, int]) -> tf.keras.Model
         scale = 1.0 if converter.scale is None else converter.scale
         offset = 0.0 if converter.offset is None else converter.offset
         pixels = layers.Rescaling(scale, offset, name="as_the_preset_says")(images)
-    features = found(pixels)
+    # Some take a dictionary of one tensor; over its tensors every model is called alike.
+    features = tf.keras.Model(found.inputs[0], found.outputs[0])(pixels)
     if type(found).__name__.startswith(_CLASS_TOKEN) and len(features.shape) == 3:
         features = features[:, 0]
     return tf.keras.Model(images, features)

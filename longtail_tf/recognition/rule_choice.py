@@ -15,13 +15,13 @@ import numpy as np
 
 from longtail_tf.metrics import balanced_accuracy
 
-# Closed form and open to new classes first; those that need a head of every class last.
+# Closed form and open to new classes first; those that need a head of every class last. Not `knn`,
+# whose gallery is every training image: no export can hold it.
 PREFERENCE = (
     "lda",
     "ncm",
     "gated_lda",
     "gated",
-    "knn",
     "crt",
     "linear",
     "head_adjusted",

@@ -34,8 +34,9 @@ from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.resolve import without_training
 from longtail_tf.runs.streams import head_sampler, head_size, whole_sampler
 from longtail_tf.settings.backbones import HEAD, facts
-from longtail_tf.training.callbacks import format_seconds
+from longtail_tf.settings.choices import AUTO_RULE
 from longtail_tf.training.loop import compile_for
+from longtail_tf.training.progress import format_seconds
 from longtail_tf.training.start import network_over, starting_network
 
 HELD_SHARE = 0.25  # of the training images of a class, for the trials
@@ -99,7 +100,7 @@ def decided(
             best = trial
     logging.info("%s", _table(trials, best, num_held=len(held)))
     settings = dataclasses.replace(config, train_from=best.train_from)
-    if config.inference_rule == "auto":
+    if config.inference_rule == AUTO_RULE:
         settings = dataclasses.replace(settings, inference_rule=best.choice.rule)
     if best.train_from == NOTHING:
         settings = without_training(settings)

@@ -14,7 +14,8 @@ from longtail_tf.runs.evaluation import quick_validation
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.trained_run import copy_weights
 from longtail_tf.training import workers
-from longtail_tf.training.callbacks import CollapseSentinel, Progress, Sink, TensorBoardScalars
+from longtail_tf.training.callbacks import CollapseSentinel, Sink, TensorBoardScalars
+from longtail_tf.training.progress import Progress
 from longtail_tf.training.start import Start, plain_copy
 
 

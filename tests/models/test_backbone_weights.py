@@ -219,10 +219,10 @@ def test_a_missing_package_is_named(monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet18v2"])
 def test_imagenet_weights_that_do_not_exist_are_told(name):
-    with pytest.raises(UserError, match=f"no ImageNet weights for --backbone={name}; there are for"
-                       ) as told:  # fmt: skip
+    match = f"--backbone={name}, for which there are none: set --backbone to one of"
+    with pytest.raises(UserError, match=match) as told:
         build(backbone=name, image_size=32, weights="imagenet")
-    offered = str(told.value).split("there are for ")[1].rstrip(".").split(", ")
+    offered = str(told.value).split("to one of ")[1].rstrip(".").split(", ")
     assert tuple(offered) == IMAGENET_BACKBONES and name not in offered
 
 
