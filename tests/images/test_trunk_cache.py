@@ -282,10 +282,35 @@ def test_facts_that_are_not_what_the_name_says_are_refused(trunk, tmp_path):
     path = files_of(tmp_path) / "facts.json"
     facts = json.loads(path.read_text())
     assert facts["images"] == N and facts["views"] == 2 and facts["data_digest"] == "d" * 64
-    for text in (json.dumps({**facts, "data_digest": "e" * 64}), "{"):
+    others = [{**facts, "data_digest": "e" * 64}, {**facts, "of_a_picture": None}, [1], {}]
+    for text in ("{", *map(json.dumps, others)):
         path.write_text(text)
-        with pytest.raises(UserError, match="holds trunk outputs of other data, weights .*delete"):
+        with pytest.raises(
+            UserError, match="holds trunk outputs of other data .*delete that folder"
+        ):
             fill(trunk, tmp_path)
+
+
+@pytest.mark.parametrize("change", [dict(pixel_range="0..1"), dict(activation="sigmoid")])
+def test_another_network_of_the_same_weights_is_refused(trunk, tmp_path, change):
+    """Its name is that of the weights; what it makes of a picture tells it apart."""
+    fill(trunk, tmp_path)
+    path = files_of(tmp_path) / "facts.json"
+    facts = json.loads(path.read_text())
+    # Last bits differ between machines.
+    near = [1.001 * value + 1e-4 for value in facts["of_a_picture"]]
+    path.write_text(json.dumps({**facts, "of_a_picture": near}))
+    fill(trunk, tmp_path)
+    activation = change.pop("activation", None)
+    tf.keras.utils.set_random_seed(0)
+    embedder = networks.build_embedder(
+        backbone="resnet8", image_size=SIZE, channels=3, embedding_dim=4, width=2, **change
+    )
+    other = networks.split_embedder(embedder, "stage2")[0]
+    if activation:
+        other = tf.keras.Model(other.inputs[0], tf.keras.activations.sigmoid(other.outputs[0]))
+    with pytest.raises(UserError, match="or of another network, than its name says"):
+        fill(other, tmp_path)
 
 
 def test_a_cache_that_is_being_filled_is_refused_to_others(trunk, tmp_path):
