@@ -7,7 +7,7 @@ import pytest
 
 from longtail_tf.config import Config
 from longtail_tf.errors import UserError
-from longtail_tf.runs.resolve import resolve, resolve_for
+from longtail_tf.runs.resolve import FROM_PRETRAINED, resolve, resolve_for
 
 GOOD = dict(data="digits_lt", run_dir="runs/x", head_ratio=0.2)
 
@@ -191,7 +191,8 @@ def test_the_pixel_range_belongs_to_the_backbone(change, expected):
 
 def test_a_network_that_brings_its_weights_is_trained_as_a_pretrained_one():
     config = resolve(Config(**GOOD, backbone="net.keras"), **PHOTOS)
-    assert (config.weights, config.train_from, config.learning_rate) == ("none", "auto", 0.03)
+    usual = FROM_PRETRAINED["learning_rate"]
+    assert (config.weights, config.train_from, config.learning_rate) == ("none", "auto", usual)
 
 
 @pytest.mark.parametrize(("side", "size"), [(500, 224), (223, 192), (100, 96), (65, 64), (40, 40)])
