@@ -64,7 +64,7 @@ def test_shards_hold_the_same_splits(folder, tmp_path):
     assert shards.notes == ()
     assert sorted(result.shards) == sorted(shard_bytes(tmp_path / "out"))
     assert len(result.shards) > 4
-    manifest = json.loads((tmp_path / "out" / "plan.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert manifest["complete"] is True and manifest["source_digest"] == source.digest
 
 
@@ -145,7 +145,7 @@ def test_goes_on_after_a_fault(folder, tmp_path, monkeypatch):
         run(config(folder, tmp_path / "out"))
     monkeypatch.undo()
     assert sorted(shard_bytes(tmp_path / "out")) == sorted(written)
-    assert json.loads((tmp_path / "out" / "plan.json").read_text())["complete"] is False
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["complete"] is False
     (note,) = load_index(f"tfrecord:{tmp_path}/out").notes[:1]
     assert note.startswith("Only 2 of ") and "train shards are there" in note
     (tmp_path / "out" / ".train-00009-of-00010.tfrecord.partial").write_text("half")
@@ -184,8 +184,8 @@ def test_other_conversions_are_not_mixed(folder, tmp_path):
     ):
         with pytest.raises(UserError, match=rf"another conversion \(its .*{differs}.* differ\)"):
             run(config(folder, tmp_path / "out", **settings))
-    (tmp_path / "out" / "plan.json").write_text("{")
-    with pytest.raises(UserError, match="plan.json cannot be read"):
+    (tmp_path / "out" / "conversion.json").write_text("{")
+    with pytest.raises(UserError, match="conversion.json cannot be read"):
         run(config(folder, tmp_path / "out"))
 
 
