@@ -7,7 +7,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/digits
-# Test processes; each holds TensorFlow, about 1 GB.
+# Test processes; each holds TensorFlow, 1 to 2 GB. Each takes whole files, whose tests share what
+# they train and export.
 WORKERS ?= 2
 
 .PHONY: demo test lint format bench clean setup setup-test
@@ -16,7 +17,7 @@ demo: setup
 	@scripts/demo.sh $(BIN)/python $(RUN)
 
 test: setup-test lint
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup-test
 	$(BIN)/ruff check longtail_tf tests experiments

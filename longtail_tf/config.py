@@ -48,6 +48,11 @@ class ResolvedConfig(Config):
     cached_views: int = setting(0, "Augmented views of each image in the cache of a trunk.")
 
     @property
+    def trunk_below(self) -> str:
+        """The part of the backbone below which everything stands still; "head": all of it."""
+        return "head" if self.train_from == "none" else self.train_from
+
+    @property
     def images_per_step(self) -> int:
         """Images one train step sees, both streams together."""
         whole = self.classes_per_batch * self.images_per_class

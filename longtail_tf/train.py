@@ -36,11 +36,11 @@ def run(config: Config) -> RunResult:
     from longtail_tf import report
     from longtail_tf.compat.quiet import quiet_first_compilation
     from longtail_tf.runs import evaluation, records
-    from longtail_tf.runs.data import index_of
     from longtail_tf.runs.folder import RunFolder
-    from longtail_tf.runs.resolve import resolve_for
+    from longtail_tf.runs.resolve import index_of, resolve_for
     from longtail_tf.runs.streams import head_size
-    from longtail_tf.training import finish, loop, start, workers
+    from longtail_tf.settings.checks import seconds_of
+    from longtail_tf.training import choice, finish, loop, plan, start, workers
     from longtail_tf.training.checkpoints import Checkpoints
 
     loop.prepare_tensorflow(threads=config.threads)
@@ -48,9 +48,15 @@ def run(config: Config) -> RunResult:
     with workers.Team(replicas=config.replicas) as team:
         index = index_of(config)
         settings = resolve_for(config, index)
+        if config.time_budget:
+            budget = seconds_of(config.time_budget)
+            settings = plan.within_budget(settings, index, seconds=budget)
         num_head = head_size(settings, index.class_counts)
         with team.claim(settings.run_dir, resume=settings.resume) as folder:
             records.begin(folder, settings, index, num_head=num_head)
+            settings, trials = choice.decided(settings, index, folder=folder)
+            num_head = head_size(settings, index.class_counts)
+            records.settle(folder, settings, index, num_head=num_head, trials=trials)
             with team.strategy.scope():
                 begun = start.starting_network(settings, index, num_head=num_head, folder=folder)
                 loop.compile_for(begun.model, settings, index, num_head=num_head)
@@ -85,6 +91,7 @@ def run(config: Config) -> RunResult:
             )
             report.write_report(folder.path, index=index)
             records.show_results(done.run, results)
+            start.remove_own_cache(folder)
             return RunResult(folder.path, results["rules"])
 
 

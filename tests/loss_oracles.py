@@ -4,10 +4,12 @@ import numpy as np
 
 
 def distance(a, b, metric):
+    """From a to b, or to each row of b."""
     if metric == "angular":
-        return max(0.0, 1.0 - np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
-    squared = float(np.sum((a - b) ** 2))
-    return squared if metric == "squared-L2" else float(np.sqrt(squared))
+        cosine = np.dot(b, a) / np.linalg.norm(a) / np.linalg.norm(b, axis=-1)
+        return np.maximum(0.0, 1.0 - cosine)
+    squared = np.sum((a - b) ** 2, axis=-1)
+    return squared if metric == "squared-L2" else np.sqrt(squared)
 
 
 def distance_gradient(a, b, metric):
@@ -22,100 +24,71 @@ def distance_gradient(a, b, metric):
     return np.zeros_like(a) if length == 0.0 else (a - b) / length
 
 
-def _table(points, metric):
-    size = len(points)
-    return [[distance(points[i], points[j], metric) for j in range(size)] for i in range(size)]
+class _Triplets:
+    """Adds up the hinges of triplets and what they give the points."""
+
+    def __init__(self, points, metric):
+        self.points, self.metric = points, metric
+        self.total, self.number, self.gradient = 0.0, 0, np.zeros_like(points)
+
+    def add(self, value, slope, far, near):
+        """`far` and `near`: the pairs of slots whose distance is to shrink, and to grow."""
+        self.total += value
+        self.number += 1
+        for (i, j), weight in ((far, slope), (near, -slope)):
+            if i != j and weight:
+                a, b = self.points[i], self.points[j]
+                self.gradient[i] += weight * distance_gradient(a, b, self.metric)
+                self.gradient[j] += weight * distance_gradient(b, a, self.metric)
+
+    def mean(self):
+        number = max(self.number, 1)
+        return self.total / number, self.gradient / number
 
 
-def _chain(points, weights, metric):
-    gradient = np.zeros_like(points)
-    for (i, j), weight in weights.items():
-        gradient[i] += weight * distance_gradient(points[i], points[j], metric)
-        gradient[j] += weight * distance_gradient(points[j], points[i], metric)
-    return gradient
-
-
-def _is_positive(labels, sources, a, p):
-    if a == p or labels[a] != labels[p]:
-        return False
-    return sources is None or sources[a] != sources[p]
-
-
-def _share(row, chosen):
-    """Weight of each slot when the minimum over the chosen slots of a row has gradient 1.
-
-    Equal distances share it. Where the minimum is also the largest distance of the whole row,
-    tensorflow-addons, which shifts the row by that largest distance, takes its minimum over zeros:
-    each chosen slot gets 1 / B and the slots at the largest distance share what is left.
-    """
-    shares = {n: 1.0 / len(chosen) for n in chosen}
-    at_largest = [j for j, d in enumerate(row) if d == max(row)]
-    if set(chosen) <= set(at_largest):
-        shares = {n: 1.0 / len(row) for n in chosen}
-        for j in at_largest:
-            shares[j] = shares.get(j, 0.0) + (1.0 - len(chosen) / len(row)) / len(at_largest)
-    return shares
+def _positives(labels, sources, a):
+    same = [p for p in range(len(labels)) if p != a and labels[p] == labels[a]]
+    return [p for p in same if sources is None or sources[p] != sources[a]]
 
 
 def triplet_semihard(labels, points, *, margin, metric="L2", sources=None):
-    """Value and gradient; equal distances share the gradient."""
-    points = np.asarray(points, np.float64)
-    size = len(points)
-    table = _table(points, metric)
-    total, pairs, weights = 0.0, 0, {}
+    """Value and gradient in O(B^3); of equally near negatives the first is taken.
 
-    def add(i, j, weight):
-        weights[i, j] = weights.get((i, j), 0.0) + weight
-
-    for a in range(size):
-        negatives = [n for n in range(size) if labels[n] != labels[a]]
-        for p in range(size):
-            if not _is_positive(labels, sources, a, p):
-                continue
-            pairs += 1
-            beyond = [n for n in negatives if table[a][n] > table[a][p]]
-            to_negative, shares = 0.0, {}
-            if beyond:
-                to_negative = min(table[a][n] for n in beyond)
-                shares = _share(table[a], [n for n in beyond if table[a][n] == to_negative])
-            elif negatives:
-                to_negative = max(table[a][n] for n in negatives)
-                chosen = [n for n in negatives if table[a][n] == to_negative]
-                shares = {n: 1.0 / len(chosen) for n in chosen}
-            hinge = margin + table[a][p] - to_negative
-            if hinge >= 0.0:
-                total += hinge
-                add(a, p, 1.0)
-                for n, share in shares.items():
-                    add(a, n, -share)
-    pairs = max(pairs, 1)
-    return total / pairs, _chain(points, weights, metric) / pairs
+    Distances that differ by rounding alone count as equal.
+    """
+    points, labels = np.asarray(points, np.float64), np.asarray(labels)
+    triplets = _Triplets(points, metric)
+    for a in range(len(points)):
+        row = distance(points[a], points, metric)
+        negatives = np.flatnonzero(labels != labels[a])
+        rounding = 1e-11 * np.max(row)
+        for p in _positives(labels, sources, a):
+            beyond = negatives[row[negatives] > row[p] + rounding]
+            if len(beyond):
+                n = min(beyond, key=row.__getitem__)
+            elif len(negatives):
+                n = max(negatives, key=row.__getitem__)
+            else:
+                n = a  # no negative: distance 0
+            hinge = margin + row[p] - (row[n] if n != a else 0.0)
+            triplets.add(max(hinge, 0.0), float(hinge > 0.0), (a, p), (a, n))
+    return triplets.mean()
 
 
 def triplet_hard(labels, points, *, margin, metric="L2", soft=False, sources=None):
-    points = np.asarray(points, np.float64)
-    size = len(points)
-    table = _table(points, metric)
-    total, weights = 0.0, {}
-
-    def add(i, j, weight):
-        weights[i, j] = weights.get((i, j), 0.0) + weight
-
-    for a in range(size):
-        positives = [p for p in range(size) if _is_positive(labels, sources, a, p)]
-        negatives = [n for n in range(size) if labels[n] != labels[a]]
-        far = max((table[a][p] for p in positives), default=0.0)
-        near = min((table[a][n] for n in negatives), default=max(table[a]))
-        gap = far - near
+    """Value and gradient; of equally far or near slots the first is taken."""
+    points, labels = np.asarray(points, np.float64), np.asarray(labels)
+    triplets = _Triplets(points, metric)
+    for a in range(len(points)):
+        row = distance(points[a], points, metric)
+        row[a] = 0.0
+        p = max(_positives(labels, sources, a), key=row.__getitem__, default=a)
+        n = min(np.flatnonzero(labels != labels[a]), key=row.__getitem__, default=p)
+        gap = row[p] - row[n]
         value = np.log1p(np.exp(gap)) if soft else max(gap + margin, 0.0)
-        slope = 1.0 / (1.0 + np.exp(-gap)) if soft else float(gap + margin >= 0.0)
-        total += value
-        hardest = [p for p in positives if table[a][p] == far]
-        for p in hardest:
-            add(a, p, slope / len(hardest))
-        for n, share in _share(table[a], [n for n in negatives if table[a][n] == near]).items():
-            add(a, n, -slope * share)
-    return total / size, _chain(points, weights, metric) / size
+        slope = 1.0 / (1.0 + np.exp(-gap)) if soft else float(gap + margin > 0.0)
+        triplets.add(value, slope, (a, p), (a, n))
+    return triplets.mean()
 
 
 def supervised_contrastive(labels, points, *, temperature, sources=None, memory=None):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from longtail_tf import files
 from longtail_tf.convert import ConvertConfig, run
 from longtail_tf.datasets import load_index
 from longtail_tf.datasets.conversion import folder as conversion_folder
@@ -148,11 +149,12 @@ def test_goes_on_after_a_fault(folder, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["complete"] is False
     (note,) = load_index(f"tfrecord:{tmp_path}/out").notes[:1]
     assert note.startswith("Only 2 of ") and "train shards are there" in note
-    (tmp_path / "out" / ".train-00009-of-00010.tfrecord.partial").write_text("half")
+    half = f".train-00009-of-00010.tfrecord.{files._machine()}00000000.part"
+    (tmp_path / "out" / half).write_text("half")
     result = run(config(folder, tmp_path / "out"))
     assert result.already_there == 2
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
-    assert not list((tmp_path / "out").glob("*.partial"))
+    assert not list((tmp_path / "out").glob(".*.part"))
     assert run(config(folder, tmp_path / "out")).already_there == len(result.shards)
 
 
@@ -185,7 +187,7 @@ def test_other_conversions_are_not_mixed(folder, tmp_path):
         with pytest.raises(UserError, match=rf"another conversion \(its .*{differs}.* differ\)"):
             run(config(folder, tmp_path / "out", **settings))
     (tmp_path / "out" / "conversion.json").write_text("{")
-    with pytest.raises(UserError, match="conversion.json cannot be read"):
+    with pytest.raises(UserError, match="conversion.json is damaged .*convert into another"):
         run(config(folder, tmp_path / "out"))
 
 
@@ -220,7 +222,7 @@ def test_bad_image_is_named_and_can_be_excluded(folder, tmp_path, workers):
     (folder / "cat" / "1.png").write_bytes(b"no image at all")
     with pytest.raises(UserError, match="cat/1.png is no image that can be resized .*--exclude"):
         run(config(folder, tmp_path / "out", resize_px=16, workers=workers))
-    assert not list((tmp_path / "out").glob(".*.partial"))
+    assert not list((tmp_path / "out").glob(".*.part"))
     (tmp_path / "bad").write_text("cat/1.png\n")
     settings = {"exclude": str(tmp_path / "bad"), "workers": workers}
     result = run(config(folder, tmp_path / "other", resize_px=16, **settings))

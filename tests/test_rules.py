@@ -12,6 +12,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "longtail_tf").rglob("*.py"))
+# Files under 40 lines, and why each is a file of its own.
+SHORT = {
+    "errors.py": "everything imports it",
+    "prototypes.py": "a public name that users import",
+    "metrics/shot_bands.py": "the bands that the field publishes",
+    "losses/pairwise.py": "the arithmetic that every metric loss shares",
+    "losses/checks.py": "importable without TensorFlow",
+    "datasets/wording.py": "how messages of every source count and list",
+    "settings/terminal.py": "what a terminal is shown, for every command",
+    "settings/declare.py": "how a setting is declared; every command imports it",
+}
 NUMPY_ONLY = (
     "longtail_tf.config",
     "longtail_tf.settings.flags",
@@ -31,7 +42,10 @@ NUMPY_ONLY = (
 def test_source_follows_the_house_rules(path):
     text = path.read_text()
     tree = ast.parse(text)
-    assert len(text.splitlines()) <= 300, "more than one idea? split it (BUILD.md, style)"
+    lines = len(text.splitlines())
+    assert lines <= 500, "more than one idea? split it (CONTRIBUTING.md, style)"
+    name = str(path.relative_to(ROOT / "longtail_tf"))
+    assert lines >= 40 or path.name == "__init__.py" or name in SHORT, "a splinter? give a reason"
     for node in ast.walk(tree):
         assert not isinstance(node, ast.Assert), "user input wants a UserError with a sentence"
         names = []
@@ -47,7 +61,7 @@ def test_source_follows_the_house_rules(path):
                 assert path.name in ("flags.py", "cli.py"), "flags stop at the entry points"
     if path.name not in ("flags.py", "cli.py"):
         assert "FLAGS" not in text
-    if '__name__ == "__main__"' not in text and path.name not in ("cli.py", "callbacks.py"):
+    if '__name__ == "__main__"' not in text and path.name not in ("cli.py", "progress.py"):
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
         prints = [call for call in calls if getattr(call.func, "id", "") == "print"]
         assert not prints, "library code returns or logs; entry points print"

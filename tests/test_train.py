@@ -400,7 +400,7 @@ def test_weights_of_another_run_start_the_backbone(done, tmp_path):
     a = ours.model.embedder.get_layer("backbone").get_weights()[0]
     b = theirs.model.embedder.get_layer("backbone").get_weights()[0]
     np.testing.assert_allclose(a, b, atol=1e-6)
-    with pytest.raises(UserError, match="does not fit this --backbone and --width"):
+    with pytest.raises(UserError, match="of width 4, which does not fit resnet8 of width 8"):
         train.run(tiny(tmp_path, "wide", weights=str(done.run_dir), width=8, steps=1))
 
 

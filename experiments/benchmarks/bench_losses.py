@@ -79,9 +79,6 @@ def steps(size: int, images_per_class: int, tfa_most: int, alone: bool = False) 
     found = {
         "products": lambda: products(points),
         "semi-hard": semihard,
-        "semi-hard, K stated": step(
-            lambda y, e: ours(y, e, margin=MARGIN, images_per_class=images_per_class)
-        ),
         "hard": step(lambda y, e: losses.triplet_hard_loss(y, e, margin=MARGIN)),
     }
     if tfa_most:

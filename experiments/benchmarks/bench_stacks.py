@@ -28,8 +28,7 @@ def worker(steps: int) -> None:
     import tensorflow as tf
 
     from longtail_tf.config import Config
-    from longtail_tf.runs.data import index_of
-    from longtail_tf.runs.resolve import resolve_for
+    from longtail_tf.runs.resolve import index_of, resolve_for
     from longtail_tf.runs.streams import build_streams, head_sampler, head_size, whole_sampler
     from longtail_tf.settings import cli
     from longtail_tf.training import loop

@@ -32,7 +32,7 @@ ENVIRONMENTS = {
     "oml": ("torch==2.13.0", "open-metric-learning==4.0.0", "omegaconf", "numpy<2"),
     "torch": ("torch==2.13.0", "pillow", "numpy"),
 }
-# Name -> environment it runs in ("" for this one), environments whose Python it is given, arguments,
+# Name -> environment it runs in ("" for this one), environments whose Python it gets, arguments,
 # arguments of --quick. {pml} and {oml} become Pythons.
 BENCHES: dict = {
     "losses": ("bench_losses.py", "", {}, [], ["--rounds", "5", "--sizes", "64,256,512"]),

@@ -28,9 +28,8 @@ from longtail_tf.config import Config
 from longtail_tf.datasets import DatasetIndex
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically
-from longtail_tf.runs.data import index_of
 from longtail_tf.runs.folder import RunFolder
-from longtail_tf.runs.resolve import resolve_for
+from longtail_tf.runs.resolve import index_of, resolve_for
 from longtail_tf.settings import cli, methods, setting
 
 HERE = pathlib.Path(__file__).resolve().parent

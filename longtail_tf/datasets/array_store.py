@@ -34,13 +34,20 @@ class ArrayStore:
         """The row number."""
         return str(row)
 
-    def find(self, keys: Sequence[str]) -> np.ndarray:
-        """The row of each row number, int64; -1 where there is no such row."""
-        rows = np.full(len(keys), -1, np.int64)
-        for i, key in enumerate(keys):
-            if key.isdecimal() and int(key) < len(self.images):
-                rows[i] = int(key)
-        return rows
+    def find(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `ImageStore.find`; keys are row numbers."""
+        rows = [_row_number(key, len(self.images)) for key in keys]
+        known = np.array([row >= 0 for row in rows], bool)
+        return np.unique(np.array(rows, np.int64)[known]), known
+
+
+def _row_number(key: str, num_images: int) -> int:
+    """The row that a key names; -1 where there is no such row."""
+    digits = key.lstrip("0")
+    if not key.isdecimal() or len(digits) > 18:  # more than any array has rows
+        return -1
+    row = int(digits or "0")
+    return row if row < num_images else -1
 
 
 def checked_images(images: np.ndarray, *, where: str) -> np.ndarray:

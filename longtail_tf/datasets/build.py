@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+from longtail_tf.datasets.class_names import with_plain_names
+from longtail_tf.datasets.file_store import FileStore
 from longtail_tf.datasets.index import (
     SPLIT_NAMES,
     TEST,
@@ -60,6 +62,7 @@ def build_index(
         raise UserError(
             f"test_fraction={test_fraction:g} is no share; give 0 (no test set) to less than 1"
         )
+    source = with_plain_names(source)
     labels, num_classes = source.labels, len(source.class_names)
     split, notes = source.split.copy(), list(source.notes)
     if not (split != UNUSED).any():
@@ -80,12 +83,16 @@ def build_index(
             imbalance_factor=imbalance_factor,
             seed=seed,
             rows=rows,
+            by_count=True,
         )
         split[rows] = UNUSED
         split[kept] = TRAIN
+        left = count_classes(labels, rows=kept, num_classes=num_classes)
+        left = left[left > 0]
         notes.append(
             f"The training split is cut long-tailed by {imbalance_factor:g} (seed {seed}): "
-            f"{plural(len(kept), 'image')} of {len(rows):,} stay."
+            f"{plural(len(kept), 'image')} of {len(rows):,} stay, {left.max():,} to "
+            f"{left.min():,} a class."
         )
     counts = count_classes(labels, rows=rows_where(split, TRAIN), num_classes=num_classes)
     notes += _handle_untrained(source, split, counts, untrained)
@@ -151,12 +158,17 @@ def _handle_untrained(
         (missing[~elsewhere], "no image at all"),
     ):
         if len(ids):
-            names = listing(source.class_names.take(ids))
+            names = listing([_with_skipped(source, name) for name in source.class_names.take(ids)])
             what.append(f"{plural(len(ids), 'class', 'classes')} ({names}) with {where}")
     raise UserError(
         f"the data set {source.name} has {' and '.join(what)}; add training images of them, "
         "or leave the classes out with the option untrained=drop in the data spec"
     )
+
+
+def _with_skipped(source: Source, name: str) -> str:
+    skipped = source.skipped.get(name)
+    return f"{name}: {skipped} skipped" if skipped else name
 
 
 def _check_trainable(source: Source, counts: np.ndarray) -> None:
@@ -195,6 +207,7 @@ def _number(
         channels=source.channels,
         flip_is_valid=source.flip_is_valid,
         notes=notes,
+        times=source.store.times.hex() if isinstance(source.store, FileStore) else "",
     )
 
 

@@ -6,11 +6,10 @@ import dataclasses
 import json
 from collections.abc import Iterable
 
-import numpy as np
-
 from longtail_tf.datasets.index import UNUSED, Source
 from longtail_tf.datasets.wording import plural
 from longtail_tf.errors import UserError
+from longtail_tf.text_files import read_text
 
 
 def format_exclusions(keys_and_reasons: Iterable[tuple[str, str]]) -> str:
@@ -24,36 +23,35 @@ def format_exclusions(keys_and_reasons: Iterable[tuple[str, str]]) -> str:
 
 def read_exclusions(path: str) -> list[str]:
     """The keys in an exclusion file, in its order."""
-    keys = []
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            for number, line in enumerate(file, start=1):
-                entry = line.rstrip("\n").split("\t")[0].strip()
-                if entry.startswith('"'):
-                    try:
-                        entry = str(json.loads(entry))
-                    except ValueError:
-                        raise UserError(
-                            f"{path}, line {number}, starts with a quote but is no JSON string; "
-                            "write the path without quotes"
-                        ) from None
-                elif entry.startswith("#"):
-                    continue
-                if entry:
-                    keys.append(entry)
+        text = read_text(path, errors="surrogateescape")  # names of files may be no UTF-8
     except OSError as error:
         raise UserError(
             f"the exclusion list {path} cannot be read ({error.strerror}); "
             "give a file of paths or row numbers, one a line"
         ) from error
+    keys = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        entry = line.split("\t")[0].strip()
+        if entry.startswith('"'):
+            try:
+                entry = str(json.loads(entry))
+            except (ValueError, RecursionError):
+                raise UserError(
+                    f"{path}, line {number}, starts with a quote but is no JSON string; "
+                    "write the path without quotes"
+                ) from None
+        elif entry.startswith("#"):
+            continue
+        if entry:
+            keys.append(entry)
     return keys
 
 
 def exclude(source: Source, path: str) -> Source:
     """The source without the images that the file at `path` lists."""
     keys = read_exclusions(path)
-    rows = source.store.find(keys)
-    found = rows[rows >= 0]
+    found, known = source.store.find(keys)
     if len(keys) and not len(found):
         raise UserError(
             f"no entry of the exclusion list {path} is an image of {source.name}; the first is "
@@ -61,7 +59,7 @@ def exclude(source: Source, path: str) -> Source:
         )
     split = source.split.copy()
     split[found] = UNUSED
-    note = f"{plural(len(np.unique(found)), 'image')} left out as {path} lists"
-    if len(found) < len(keys):
-        note += f"; {plural(len(keys) - len(found), 'entry', 'entries')} name no image"
+    note = f"{plural(len(found), 'image')} left out as {path} lists"
+    if not known.all():
+        note += f"; {plural(int((~known).sum()), 'entry', 'entries')} name no image"
     return dataclasses.replace(source, split=split, notes=(*source.notes, note + "."))

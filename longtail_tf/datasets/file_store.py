@@ -11,6 +11,7 @@ import numpy as np
 from longtail_tf.datasets.index import array_digest
 from longtail_tf.datasets.string_table import StringTable
 from longtail_tf.errors import UserError
+from longtail_tf.files import MOST_IMAGE_BYTES, read_bytes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class FileStore:
       folder_ids: int32 [N] folder of each file, or None where `names` are whole relative paths.
       names: N file names.
       sizes: int64 or uint32 [N] bytes of each file when the index was read.
+      times: digest of when each file was last written, as `times_digest` gives it.
     """
 
     root: str
@@ -33,6 +35,7 @@ class FileStore:
     folder_ids: np.ndarray | None
     names: StringTable
     sizes: np.ndarray
+    times: bytes = b""
 
     @property
     def encoded(self) -> bool:
@@ -45,8 +48,7 @@ class FileStore:
         for i, row in enumerate(rows):
             path = self.describe(int(row))
             try:
-                with open(path, "rb", buffering=0) as file:
-                    files[i] = file.read()
+                files[i] = read_bytes(path, most_bytes=MOST_IMAGE_BYTES)
             except OSError as error:
                 raise UserError(
                     f"the image {path} cannot be read any more ({error.strerror}); restore it, "
@@ -65,15 +67,16 @@ class FileStore:
         folder = self.folders[int(self.folder_ids[row])]
         return f"{folder}/{self.names[row]}" if folder else self.names[row]
 
-    def find(self, keys: Sequence[str]) -> np.ndarray:
-        """The row of each relative path, int64; -1 where there is no such file."""
-        wanted = {key: i for i, key in enumerate(keys)}
-        rows = np.full(len(keys), -1, np.int64)
+    def find(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `ImageStore.find`; keys are relative paths, and a table may hold one twice."""
+        wanted, found = set(keys), set()
+        rows = []
         for row in range(len(self.names)):
-            position = wanted.get(self.key(row))
-            if position is not None:
-                rows[position] = row
-        return rows
+            key = self.key(row)
+            if key in wanted:
+                rows.append(row)
+                found.add(key)
+        return np.array(rows, np.int64), np.array([key in found for key in keys], bool)
 
     def digest(self) -> bytes:
         """The digest of relative paths and sizes: the same wherever the root lies."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class Source:
       channels: 1 or 3.
       flip_is_valid: whether a mirrored image still shows its class.
       notes: sentences on what was skipped or assumed.
+      skipped: class name -> what was skipped in its folder, for classes that have no image.
       faults: (kind, path) of entries that were skipped and should not be there; the kinds are
         those of a data set check.
     """
@@ -58,6 +60,7 @@ class Source:
     channels: int
     flip_is_valid: bool
     notes: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     faults: tuple[tuple[str, str], ...] = ()
 
 
@@ -78,6 +81,8 @@ class DatasetIndex:
       channels: 1 or 3.
       flip_is_valid: False for digits, characters and grey arrays of unknown kind.
       notes: sentences on what was skipped, held out or assumed; entry points print them.
+      times: digest in hex of when the files were last written; empty where `digest` is of their
+        contents.
     """
 
     name: str
@@ -91,6 +96,7 @@ class DatasetIndex:
     channels: int
     flip_is_valid: bool
     notes: tuple[str, ...] = ()
+    times: str = ""
 
     @property
     def quartile_count(self) -> int:
@@ -118,3 +124,11 @@ def array_digest(*arrays: np.ndarray) -> bytes:
         for begin in range(0, len(flat), 1 << 20):
             digest.update(flat[begin : begin + (1 << 20)].astype("<i8").data)
     return digest.digest()
+
+
+def times_digest(times_ns: Sequence[int]) -> bytes:
+    """The sha256 digest of when each file was last written, int64 [N] nanoseconds.
+
+    Unlike the digest of an index it differs between copies of a data set, unless they keep times.
+    """
+    return hashlib.sha256(np.asarray(times_ns, "<i8").tobytes()).digest()

@@ -44,11 +44,13 @@ def long_tailed_rows(
     imbalance_factor: float,
     seed: int,
     rows: np.ndarray,
+    by_count: bool = False,
 ) -> np.ndarray:
     """Which of `rows` stay in a long-tailed cut: int64, rising.
 
-    Classes shrink in label order: class 0 keeps all its images, the last class the fewest. A class
-    that has fewer images than its share keeps all of them.
+    Classes shrink in label order, as in the literature's cuts of balanced sets: class 0 keeps all
+    its images, the last class the fewest. A class that has fewer images than its share keeps all of
+    them.
 
     Args:
       labels: int [N] class ids of all rows.
@@ -56,6 +58,8 @@ def long_tailed_rows(
       imbalance_factor: images of the largest class over images of the last.
       seed: chooses the images; the counts do not depend on it.
       rows: int [M] the rows to cut.
+      by_count: classes shrink by falling count instead (in label order where counts are equal), so
+        that a set that is not balanced gets the curve that was asked for.
     """
     counts = count_classes(labels, rows=rows, num_classes=num_classes)
     largest = int(counts.max()) if len(counts) else 0
@@ -66,7 +70,12 @@ def long_tailed_rows(
             f"because the largest has {largest}; give a factor of at most {largest}"
         )
     # The formula's floating-point power can fall just short of 1 (49 * (1 / 49) does).
-    wanted = np.minimum(np.maximum(wanted, 1), counts)
+    wanted = np.maximum(wanted, 1)
+    if by_count:
+        ranked = np.empty_like(wanted)
+        ranked[np.argsort(-counts, kind="stable")] = wanted
+        wanted = ranked
+    wanted = np.minimum(wanted, counts)
     return draw_per_class(labels, wanted, seed=seed, rows=rows)
 
 

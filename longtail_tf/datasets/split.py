@@ -25,8 +25,8 @@ class ImageStore(Protocol):
     def key(self, row: int) -> str:
         """The name of the image in lists of images to exclude: the same wherever the set lies."""
 
-    def find(self, keys: Sequence[str]) -> np.ndarray:
-        """The row of each key, int64 [len(keys)]; -1 where no image has that key."""
+    def find(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(rows int64 of all images with one of the keys, bool [len(keys)] which are known)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

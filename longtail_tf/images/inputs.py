@@ -129,7 +129,8 @@ class TrunkInputs:
         caches: "train", with views, and "val" where there are validation images.
         seed: chooses the views.
         """
-        self._caches, self._seed = caches, seed
+        self.caches, self._seed = caches, seed
+        self.seconds_an_image = 0.0  # through the trunk, where that was measured
 
     def streams(
         self,
@@ -156,13 +157,7 @@ class TrunkInputs:
         self, split: str, *, batch_size: int, rows: np.ndarray | None = None
     ) -> Batches:
         """See `Inputs`."""
-        cache = self._caches[split]
-        if rows is None:
-            return cache.plain_batches(batch_size)
-        return (
-            (cache.outputs[0, part], cache.labels[cache.sources[0, part]])
-            for part in np.split(rows, range(batch_size, len(rows), batch_size))
-        )
+        return self.caches[split].plain_batches(batch_size, rows)
 
     def plain_streams(self, sampler: Sampler, *, seed: int) -> tf.data.Dataset:
         """See `Inputs`."""
@@ -181,7 +176,7 @@ class TrunkInputs:
         shard: tuple[int, int] | None,
         plain: bool = False,
     ) -> tf.data.Dataset:
-        cache = self._caches["train"]
+        cache = self.caches["train"]
         index, count = shard or (0, 1)
         size = sampler.batch_size // count
         sharded: dict[str, Any] = {} if shard is None else {"shard": shard}

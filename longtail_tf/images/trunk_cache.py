@@ -49,11 +49,13 @@ class TrunkCache:
       outputs: float16 [1 + V, N, ...], memory-mapped; view 0 is not augmented.
       sources: int64 [1 + V, N], row of the image that each output shows.
       labels: int32 [N].
+      rows: int64 [M], the images that count, in this order; None: all.
     """
 
     outputs: np.ndarray
     sources: np.ndarray
     labels: np.ndarray
+    rows: np.ndarray | None = None
 
     @property
     def views(self) -> int:
@@ -67,13 +69,38 @@ class TrunkCache:
 
     def read(self, rows: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Outputs float16 [B, ...] of images `rows` in `views`, and int64 [B] what they show."""
+        rows = rows if self.rows is None else self.rows[rows]
         return self.outputs[views, rows], self.sources[views, rows]
 
-    def plain_batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Every image as it is, once, in order: (outputs float16 [<= batch_size, ...], labels)."""
-        for begin in range(0, len(self.labels), batch_size):
-            part = slice(begin, begin + batch_size)
-            yield self.outputs[0, part], self.labels[self.sources[0, part]]
+    def plain_batches(
+        self, batch_size: int, rows: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Images as they are, all or `rows`, in order: (outputs [<= batch_size, ...], labels)."""
+        if rows is None:
+            rows = np.arange(len(self.labels if self.rows is None else self.rows))
+        for begin in range(0, len(rows), batch_size):
+            part = rows[begin : begin + batch_size]
+            outputs, sources = self.read(part, np.zeros(len(part), np.int64))
+            yield outputs, self.labels[sources]
+
+    def of(self, rows: np.ndarray) -> TrunkCache:
+        """The cache of images `rows` alone."""
+        return dataclasses.replace(self, rows=rows if self.rows is None else self.rows[rows])
+
+    def through(self, function: Callable[[tf.Tensor], tf.Tensor]) -> TrunkCache:
+        """The cache of what `function` makes of each output, in memory: vectors of maps, say."""
+        run = tf.function(
+            lambda batch: _as_float16(function(tf.cast(batch, tf.float32))),
+            input_signature=[tf.TensorSpec([None, *self.shape], tf.float16)],
+        )
+        flat = self.outputs.reshape(-1, *self.shape)
+        parts = [
+            run(flat[begin : begin + FILL_BATCH_SIZE]).numpy()
+            for begin in range(0, len(flat), FILL_BATCH_SIZE)
+        ]
+        made = np.concatenate(parts)
+        outputs = made.reshape(*self.outputs.shape[:2], *made.shape[1:])
+        return dataclasses.replace(self, outputs=outputs)
 
 
 def cache_bytes(num_images: int, views: int, shape: tuple[int, ...]) -> int:
@@ -265,18 +292,24 @@ def _arrays(
     place: pathlib.Path, *, views: int, num_images: int, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two memory-mapped arrays; their room on the disk is taken before anything is computed."""
-    found = []
-    for name, dtype, each in (
-        ("outputs.f16", np.dtype(np.float16), shape),
-        ("sources.i64", np.dtype(np.int64), ()),
-    ):
-        path, whole = place / name, (1 + views, num_images, *each)
-        size = int(np.prod(whole)) * dtype.itemsize
-        if not path.is_file() or path.stat().st_size != size:
-            (place / "done.json").unlink(missing_ok=True)
-            _reserve(path, size)
-        found.append(np.memmap(path, dtype, "r+", shape=whole))
-    return found[0], found[1]
+    parts: dict[pathlib.Path, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        place / "outputs.f16": (np.dtype(np.float16), (1 + views, num_images, *shape)),
+        place / "sources.i64": (np.dtype(np.int64), (1 + views, num_images)),
+    }
+    try:
+        for path, (dtype, whole) in parts.items():
+            size = int(np.prod(whole)) * dtype.itemsize
+            if not path.is_file() or path.stat().st_size != size:
+                (place / "done.json").unlink(missing_ok=True)
+                _reserve(path, size)
+    except UserError:  # the room that one of them took is of no use without the other
+        for path in parts:
+            path.unlink(missing_ok=True)
+        raise
+    outputs, sources = (
+        np.memmap(path, dtype, "r+", shape=whole) for path, (dtype, whole) in parts.items()
+    )
+    return outputs, sources
 
 
 def _reserve(path: pathlib.Path, size: int) -> None:

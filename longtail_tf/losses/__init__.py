@@ -10,7 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longtail_tf.losses.chunked import chunked_cross_entropy
     from longtail_tf.losses.classification import classification_loss
     from longtail_tf.losses.contrastive import multi_similarity_loss, supcon_loss
     from longtail_tf.losses.keras_losses import TripletHardLoss, TripletSemiHardLoss
@@ -25,7 +24,6 @@ __all__ = [
     "Memory",
     "TripletHardLoss",
     "TripletSemiHardLoss",
-    "chunked_cross_entropy",
     "classification_loss",
     "ema_prototypes",
     "empty_memory",
@@ -45,7 +43,6 @@ _HOMES = {
     "Memory": "memory",
     "TripletHardLoss": "keras_losses",
     "TripletSemiHardLoss": "keras_losses",
-    "chunked_cross_entropy": "chunked",
     "classification_loss": "classification",
     "ema_prototypes": "prototype",
     "empty_memory": "memory",

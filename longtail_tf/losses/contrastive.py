@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from longtail_tf.losses.checks import check_number
 from longtail_tf.losses.memory import Memory
-from longtail_tf.losses.pair_masks import count, joined_masks, joined_points
+from longtail_tf.losses.pair_masks import count, pair_masks, partners
 from longtail_tf.losses.pairwise import unit_vectors
 from longtail_tf.losses.triplet import checked_batch
 
@@ -57,9 +57,10 @@ def supcon_loss(
     """
     check_number(temperature, "temperature", minimum=0.0, exclusive=True)
     labels, points, source_rows = checked_batch(labels, embeddings, source_rows)
-    positive, negative = joined_masks(labels, source_rows, memory)
     units = unit_vectors(points)
-    logits = tf.matmul(units, joined_points(units, memory), transpose_b=True) / temperature
+    compared = partners(labels, units, source_rows, memory)
+    positive, negative = pair_masks(compared, tf.range(tf.shape(labels)[0]))
+    logits = tf.matmul(units, compared.embeddings, transpose_b=True) / temperature
     candidates = tf.where(positive | negative, logits, _NEVER)
     log_total = tf.reduce_logsumexp(candidates, axis=1, keepdims=True)
     positives = tf.reduce_sum(tf.cast(positive, tf.float32), axis=1)
@@ -100,9 +101,10 @@ def multi_similarity_loss(
       UserError: the shapes do not fit.
     """
     labels, points, source_rows = checked_batch(labels, embeddings, source_rows)
-    positive, negative = joined_masks(labels, source_rows, memory)
     units = unit_vectors(points)
-    cosines = tf.matmul(units, joined_points(units, memory), transpose_b=True)
+    compared = partners(labels, units, source_rows, memory)
+    positive, negative = pair_masks(compared, tf.range(tf.shape(labels)[0]))
+    cosines = tf.matmul(units, compared.embeddings, transpose_b=True)
     farthest = tf.reduce_min(tf.where(positive, cosines, -_NEVER), axis=1, keepdims=True)
     nearest = tf.reduce_max(tf.where(negative, cosines, _NEVER), axis=1, keepdims=True)
     kept_positive = positive & (cosines < nearest + MINING_SLACK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import tensorflow as tf
 
@@ -26,7 +26,6 @@ class TripletSemiHardLoss(tf.keras.losses.Loss):
         for which 0.1 to 0.5 is usual.
       distance_metric: "L2", "squared-L2" or "angular".
       name: name of the loss in logs.
-      images_per_class: K of a PK batch, if known; only makes it faster.
 
     Raises:
       UserError: a setting is out of range.
@@ -37,14 +36,11 @@ class TripletSemiHardLoss(tf.keras.losses.Loss):
         margin: float = 1.0,
         distance_metric: str = "L2",
         name: str = "triplet_semihard_loss",
-        *,
-        images_per_class: Optional[int] = None,
     ) -> None:
-        check_settings(margin, distance_metric, images_per_class)
+        check_settings(margin, distance_metric)
         super().__init__(name=name)
         self.margin = margin
         self.distance_metric = distance_metric
-        self.images_per_class = images_per_class
 
     def __call__(
         self, y_true: Any, y_pred: Any, source_rows: Any = None, sample_weight: Any = None
@@ -71,7 +67,6 @@ class TripletSemiHardLoss(tf.keras.losses.Loss):
             margin=self.margin,
             distance_metric=self.distance_metric,
             source_rows=source_rows,
-            images_per_class=self.images_per_class,
         )
         loss = keras_version.share_of_replica(loss)
         return loss if weight is None else loss * tf.cast(weight, loss.dtype)
@@ -86,7 +81,6 @@ class TripletSemiHardLoss(tf.keras.losses.Loss):
             "margin": self.margin,
             "distance_metric": self.distance_metric,
             "name": self.name,
-            "images_per_class": self.images_per_class,
         }
 
 
@@ -114,7 +108,7 @@ class TripletHardLoss(tf.keras.losses.Loss):
         distance_metric: str = "L2",
         name: str = "triplet_hard_loss",
     ) -> None:
-        check_settings(margin, distance_metric, None)
+        check_settings(margin, distance_metric)
         if not isinstance(soft, bool):
             raise UserError(
                 f"soft={soft!r} was given: give True for the soft margin or False for the hinge."

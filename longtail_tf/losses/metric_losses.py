@@ -14,10 +14,6 @@ from longtail_tf.losses.contrastive import multi_similarity_loss, supcon_loss
 from longtail_tf.losses.memory import Memory
 from longtail_tf.losses.prototype import PrototypeLoss
 from longtail_tf.losses.triplet import check_settings, triplet_hard_loss, triplet_semihard_loss
-from longtail_tf.losses.triplet_memory import (
-    triplet_hard_memory_loss,
-    triplet_semihard_memory_loss,
-)
 from longtail_tf.settings.choices import MEMORY_LOSSES, METRIC_LOSSES
 
 
@@ -26,7 +22,6 @@ def metric_loss(
     *,
     margin: float,
     distance_metric: str = "L2",
-    images_per_class: Optional[int] = None,
     temperature: float = 0.1,
     num_classes: Optional[int] = None,
     embedding_dim: Optional[int] = None,
@@ -42,7 +37,6 @@ def metric_loss(
         least 0, in units of the distance.
       distance_metric: "L2", "squared-L2" or "angular": of the triplet losses and tfa_contrastive.
         The others fix theirs: cosines, or L2 in tfa_lifted_struct, which takes no other.
-      images_per_class: K of a PK batch, if known: a hint that only makes triplet_semihard faster.
       temperature: divides the cosines in supcon, prototype and tfa_npairs; above 0.
       num_classes: C, for prototype, which keeps one moving prototype a class.
       embedding_dim: D, for prototype.
@@ -56,43 +50,30 @@ def metric_loss(
       UserError: an unknown name, or a setting out of range.
     """
     check_name(name, METRIC_LOSSES, "metric_loss")
-    check_settings(margin, distance_metric, images_per_class)
+    check_settings(margin, distance_metric)
     check_number(temperature, "temperature", minimum=0.0, exclusive=True)
     if name == "tfa_lifted_struct" and distance_metric != "L2":
         raise UserError(
             f"distance_metric={distance_metric!r} was given with metric_loss='tfa_lifted_struct', "
             "which measures L2 only: choose L2, or another metric_loss."
         )
-    hard = functools.partial(triplet_hard_loss, margin=margin, distance_metric=distance_metric)
+    triplet: dict[str, Any] = {"margin": margin, "distance_metric": distance_metric}
     make: dict[str, Callable[[], Callable]] = {
-        "triplet_semihard": lambda: functools.partial(
-            triplet_semihard_loss,
-            margin=margin,
-            distance_metric=distance_metric,
-            images_per_class=images_per_class,
-        ),
-        "triplet_hard": lambda: hard,
-        "triplet_hard_soft": lambda: functools.partial(hard, soft=True),
+        "triplet_semihard": lambda: functools.partial(triplet_semihard_loss, **triplet),
+        "triplet_hard": lambda: functools.partial(triplet_hard_loss, **triplet),
+        "triplet_hard_soft": lambda: functools.partial(triplet_hard_loss, soft=True, **triplet),
         "supcon": lambda: functools.partial(supcon_loss, temperature=temperature),
         "multi_similarity": lambda: multi_similarity_loss,
         "prototype": lambda: PrototypeLoss(
             num_classes or 0, embedding_dim or 0, temperature=temperature
         ),
-        "tfa_npairs": lambda: tfa_losses.npairs(temperature=temperature),
-        "tfa_lifted_struct": lambda: tfa_losses.lifted_struct(margin=margin),
-        "tfa_contrastive": lambda: tfa_losses.contrastive(
-            margin=margin, distance_metric=distance_metric
-        ),
     }
-    base = make[name]()
+    if name in make:
+        base = make[name]()
+    else:
+        base = tfa_losses.tfa_loss(name, temperature=temperature, **triplet)
     if isinstance(base, PrototypeLoss):  # it has state, which checkpoints must find
         return base
-
-    remembering = {
-        "triplet_semihard": functools.partial(triplet_semihard_memory_loss, margin=margin),
-        "triplet_hard": functools.partial(triplet_hard_memory_loss, margin=margin),
-        "triplet_hard_soft": functools.partial(triplet_hard_memory_loss, margin=0.0, soft=True),
-    }
 
     def loss(
         labels: Any, embeddings: Any, source_rows: Any = None, memory: Optional[Memory] = None
@@ -106,10 +87,6 @@ def metric_loss(
             raise UserError(
                 f"metric_loss={name!r} takes no pairs from a memory: choose one of "
                 f"{', '.join(MEMORY_LOSSES)}, or give no memory."
-            )
-        if name in remembering:
-            return remembering[name](
-                labels, points, memory, distance_metric=distance_metric, source_rows=source_rows
             )
         return base(labels, points, source_rows=source_rows, memory=memory)
 

@@ -1,4 +1,4 @@
-"""Which pairs of slots in a batch are positive, and which negative."""
+"""Which pairs are positive and which negative, in a batch and in a cross-batch memory."""
 
 from __future__ import annotations
 
@@ -10,56 +10,52 @@ from longtail_tf.losses.memory import Memory
 
 
 class PairMasks(NamedTuple):
-    """Ordered pairs (anchor in the row, other slot in the column); neither holds the diagonal."""
+    """Ordered pairs: anchor in the row, partner in the column. An anchor is in neither mask itself,
+    nor is another view of its own image: they would be alike whatever is learned."""
 
-    positive: tf.Tensor  # bool [B, B] or [B, B + Q]: same class, another image
-    negative: tf.Tensor  # the same shape: another class
+    positive: tf.Tensor  # bool [R, B + Q]: same class, another image
+    negative: tf.Tensor  # the same shape: another class, another image
 
 
-def pair_masks(labels: tf.Tensor, source_rows: Optional[tf.Tensor]) -> PairMasks:
-    """Finds the positive and negative pairs.
+def partners(
+    labels: tf.Tensor,
+    points: tf.Tensor,
+    source_rows: Optional[tf.Tensor] = None,
+    memory: Optional[Memory] = None,
+) -> Memory:
+    """What the slots of a batch are compared with: each other, and behind them a memory's places.
 
     Args:
-      labels: class of each slot, [B], of any type.
-      source_rows: int [B], the image each slot came from, or None if they all differ. Two slots of
-        one image are neither positive nor negative: they would be alike whatever is learned.
+      labels: class of each slot, int64 [B].
+      points: float [B, D].
+      source_rows: int [B], the image each slot came from, at least 0; None if they all differ.
+      memory: Q embeddings of earlier batches, which get no gradient; None for none.
+
+    Returns:
+      B + Q of them.
     """
-    same_class = labels[:, tf.newaxis] == labels[tf.newaxis, :]
-    if source_rows is None:
-        slots = tf.range(tf.shape(labels)[0])
-        other_image = slots[:, tf.newaxis] != slots[tf.newaxis, :]
-    else:
-        other_image = source_rows[:, tf.newaxis] != source_rows[tf.newaxis, :]
-    return PairMasks(positive=same_class & other_image, negative=~same_class & other_image)
+    different = -2 - tf.range(tf.shape(labels)[0])  # numbers that nothing else has
+    rows = different if source_rows is None else source_rows
+    batch = Memory(points, labels, tf.ones_like(labels, tf.bool), tf.cast(rows, tf.int64))
+    if memory is None:
+        return batch
+    stored = memory._replace(embeddings=tf.cast(tf.stop_gradient(memory.embeddings), points.dtype))
+    return Memory(*(tf.concat(parts, axis=0) for parts in zip(batch, stored)))
 
 
-def joined_masks(
-    labels: tf.Tensor, source_rows: Optional[tf.Tensor], memory: Optional[Memory]
-) -> PairMasks:
-    """As `pair_masks`, the places of a memory behind the slots: masks [B, B + Q].
+def pair_masks(compared: Memory, anchors: Optional[tf.Tensor] = None) -> PairMasks:
+    """Finds the positive and negative pairs of some anchors.
 
-    A place that holds an earlier view of the anchor's own image is in neither mask, as in the
-    batch; nor is one where nothing has been stored yet.
+    Args:
+      compared: of `partners`.
+      anchors: int32 [R], places in it; None for all.
     """
-    inside = pair_masks(labels, source_rows)
-    if memory is None:
-        return inside
-    same = tf.cast(labels, tf.int64)[:, tf.newaxis] == memory.labels[tf.newaxis, :]
-    usable = tf.broadcast_to(memory.filled[tf.newaxis, :], tf.shape(same))
-    if source_rows is not None:
-        rows = tf.cast(source_rows, tf.int64)
-        usable &= rows[:, tf.newaxis] != memory.rows[tf.newaxis, :]
-    return PairMasks(
-        positive=tf.concat([inside.positive, usable & same], axis=1),
-        negative=tf.concat([inside.negative, usable & ~same], axis=1),
-    )
-
-
-def joined_points(points: tf.Tensor, memory: Optional[Memory]) -> tf.Tensor:
-    """The embeddings that `joined_masks` has columns for, [B + Q, D]."""
-    if memory is None:
-        return points
-    return tf.concat([points, tf.stop_gradient(memory.embeddings)], axis=0)
+    labels, rows = compared.labels, compared.rows
+    if anchors is not None:
+        labels, rows = tf.gather(labels, anchors), tf.gather(rows, anchors)
+    same = labels[:, tf.newaxis] == compared.labels
+    usable = (rows[:, tf.newaxis] != compared.rows) & compared.filled
+    return PairMasks(positive=usable & same, negative=usable & ~same)
 
 
 def count(mask: tf.Tensor) -> tf.Tensor:

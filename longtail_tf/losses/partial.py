@@ -7,9 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.losses.chunked import checked_head
 
-_NEVER = -1e30
+_NEVER = -1e30  # exp() of it is 0
 
 
 def partial_cross_entropy(
@@ -42,7 +41,7 @@ def partial_cross_entropy(
     Raises:
       UserError: the shapes do not fit, or `num_sampled` is out of range.
     """
-    labels, points, kernel = checked_head(labels, neck_output, kernel)
+    labels, points, kernel = _checked_head(labels, neck_output, kernel)
     sampled = sample_classes(kernel.shape[1], num_sampled=num_sampled, seed=seed, step=step)
     slots = tf.range(tf.shape(labels)[0])
     same = labels[:, tf.newaxis] == labels[tf.newaxis, :]
@@ -85,3 +84,25 @@ def sample_classes(num_classes: int, *, num_sampled: int, seed: Any, step: Any) 
     )
     drawn = bounds[:-1] + draws[1:] % sizes
     return tf.cast((drawn + draws[0] % num_classes) % num_classes, tf.int32)
+
+
+def _checked_head(labels: Any, neck_output: Any, kernel: Any) -> tuple:
+    """Labels int32 [B], neck output [B, D] and kernel [D, C] as tensors.
+
+    Raises:
+      UserError: the shapes known so far do not fit.
+    """
+    points, kernel = tf.convert_to_tensor(neck_output), tf.convert_to_tensor(kernel)
+    labels = tf.reshape(tf.cast(labels, tf.int32), [-1])
+    fits = (
+        points.shape.rank == 2
+        and kernel.shape.rank == 2
+        and points.shape[1:].is_compatible_with(kernel.shape[:1])
+        and points.shape[:1].is_compatible_with(labels.shape)
+    )
+    if not fits or kernel.shape[1] is None:
+        raise UserError(
+            f"labels {labels.shape}, neck output {points.shape} and kernel {kernel.shape} came: "
+            "give labels [B], neck output [B, D] and a kernel [D, C] of a known number of classes."
+        )
+    return labels, points, kernel

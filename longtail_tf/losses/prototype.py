@@ -7,7 +7,6 @@ from typing import Any
 import tensorflow as tf
 
 from longtail_tf.errors import UserError
-from longtail_tf.losses import pairwise
 from longtail_tf.losses.checks import check_number
 from longtail_tf.losses.triplet import checked_batch
 from longtail_tf.settings.choices import MEMORY_LOSSES
@@ -75,15 +74,13 @@ def ema_prototypes(
         raise UserError(f"momentum={momentum!r} was given: give a number of 0 to 1.")
     labels, points, prototypes = _checked(labels, embeddings, prototypes)
     unit = tf.math.l2_normalize(tf.stop_gradient(points), axis=1)
-    classes = pairwise.classes_of(labels)
-    sums = tf.math.unsorted_segment_sum(unit, classes.ids, tf.shape(labels)[0])
-    means = tf.gather(sums, classes.ids) / tf.cast(classes.sizes, tf.float32)[:, tf.newaxis]
+    same = tf.cast(labels[:, tf.newaxis] == labels, tf.float32)
+    means = tf.matmul(same, unit) / tf.reduce_sum(same, axis=1, keepdims=True)
     old = tf.gather(prototypes, labels)
     unseen = tf.reduce_all(old == 0.0, axis=1, keepdims=True)
     moved = tf.where(unseen, means, momentum * old + (1.0 - momentum) * means)
     moved = tf.math.l2_normalize(moved, axis=1)
-    # Slots of one class all write the same bits: the last to write stays.
-    moved = tf.gather(moved, classes.ids)
+    # Slots of one class all write the same, to rounding: the last to write stays.
     return tf.tensor_scatter_nd_update(prototypes, labels[:, tf.newaxis], moved)
 
 

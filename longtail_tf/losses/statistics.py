@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from longtail_tf.losses import pairwise
-from longtail_tf.losses.pair_masks import count, pair_masks
+from longtail_tf.losses.pair_masks import count, pair_masks, partners
 from longtail_tf.losses.triplet import check_settings, checked_batch
 
 
@@ -43,13 +43,11 @@ def triplet_statistics(
     Raises:
       UserError: a setting is out of range or the shapes do not fit.
     """
-    check_settings(margin, distance_metric, None)
+    check_settings(margin, distance_metric)
     labels, points, source_rows = checked_batch(labels, embeddings, source_rows)
     points = tf.stop_gradient(tf.cast(points, tf.float32))
-    if distance_metric == "angular":
-        points = tf.math.l2_normalize(points, axis=1)
-    distances = pairwise.distances(pairwise.products(points), distance_metric)
-    positive, negative = pair_masks(labels, source_rows)
+    distances = pairwise.distances(points, distance_metric)
+    positive, negative = pair_masks(partners(labels, points, source_rows))
     nearest = tf.reduce_min(tf.where(negative, distances, float("inf")), axis=1, keepdims=True)
     active = positive & (distances + margin > nearest)
     positives = tf.maximum(count(positive), 1.0)

@@ -25,7 +25,7 @@ import tensorflow as tf
 from longtail_tf.compat import keras_version
 from longtail_tf.errors import UserError
 from longtail_tf.models import efficientnet_lite, torch_file
-from longtail_tf.settings.backbones import IMAGENET_BACKBONES, facts
+from longtail_tf.settings.backbones import facts
 
 TORCH_ENDINGS = (".pth", ".pt")
 _MOST_CLASSIFIER_LAYERS = 3
@@ -35,19 +35,6 @@ _WHAT_IS_READ = (
 )
 # What h5py, zipfile and Keras raise on files that are damaged or of another network.
 _MISFITS = (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile)
-
-
-def no_imagenet(backbone: str) -> str:
-    """The sentence that refuses `--weights=imagenet`."""
-    if facts(backbone).family == "own":
-        return (
-            f"--weights=imagenet: --backbone={backbone} is a network of your own and starts from "
-            "the weights in its file: leave --weights out."
-        )
-    return (
-        f"--weights=imagenet: there are no ImageNet weights for --backbone={backbone}; there are "
-        f"for {', '.join(IMAGENET_BACKBONES)}."
-    )
 
 
 def load_packaged(net: tf.keras.Model, name: str) -> None:
@@ -120,7 +107,7 @@ def _load_hdf5(net: tf.keras.Model, path: str) -> None:
     with h5py.File(path, "r") as file:
         if "vars" in file and len(file["vars"]):
             raise ValueError("it is the model.weights.h5 of a run: give the run folder itself")
-        group = file["model_weights"] if "model_weights" in file else file
+        group = file.get("model_weights", file)
         if _attribute(group, "layer_names") is not None:
             _load_by_layer(net, group)
             return
@@ -141,7 +128,7 @@ def _load_by_layer(net: tf.keras.Model, group: h5py.Group) -> None:
         found = list(theirs.items())
     if not len(ours) <= len(found) <= len(ours) + _MOST_CLASSIFIER_LAYERS:
         raise ValueError(f"it has {len(found)} layers with weights, the network {len(ours)}")
-    pairs = []
+    pairs: list[tuple[Any, np.ndarray]] = []
     for layer, (name, arrays) in zip(ours, found):
         variables = layer.trainable_weights + layer.non_trainable_weights
         shapes = [tuple(variable.shape) for variable in variables]

@@ -15,7 +15,6 @@ from typing import Optional
 import tensorflow as tf
 
 from longtail_tf.compat import keras_version
-from longtail_tf.errors import UserError
 from longtail_tf.models import (
     backbone_weights,
     cifar_resnet,
@@ -28,7 +27,7 @@ from longtail_tf.models import (
 from longtail_tf.models.cut import cut_at
 from longtail_tf.models.parts import POOL, PROJECTION, WHITENING, projection, whitening
 from longtail_tf.models.pixels import normalised
-from longtail_tf.settings.backbones import HEAD, check_cut, facts
+from longtail_tf.settings.backbones import HEAD, check_cut, check_imagenet, facts
 
 layers = tf.keras.layers
 
@@ -43,7 +42,7 @@ def build_embedder(
     embedding_dim: int,
     width: Optional[int] = None,
     weights: str = "",
-    pixel_range: str = "",
+    pixel_range: str = "auto",
     precision: str = "float32",
     whitened: bool = False,
 ) -> tf.keras.Model:
@@ -58,8 +57,8 @@ def build_embedder(
         times as many. Other backbones have no such choice.
       weights: "" for random weights (or those in the user's own file), "imagenet", or a file that
         `backbone_weights.load` can read.
-      pixel_range: what the backbone is fed, one of `settings.backbones.PIXEL_RANGES`; "" for what
-        the table says of it.
+      pixel_range: what the backbone is fed, one of `settings.backbones.PIXEL_RANGES`; "auto" for
+        what the table says of it.
       precision: "float32" or "bfloat16"; the features are float32 in both.
       whitened: a fixed map to D numbers below the projection, which training does not move.
 
@@ -69,10 +68,11 @@ def build_embedder(
     entry = facts(backbone)
     images = tf.keras.Input((image_size, image_size, channels), name="images")
     with _compute_in(precision):
-        seen = channels if entry.family == "cifar" else 3
+        seen = channels if entry.family in ("cifar", "own") else 3
         net = _backbone(backbone, (image_size, image_size, seen), width=width, weights=weights)
         seen = net.inputs[0].shape[-1]  # a network of the user's own may see grey images
-        pixels = normalised(images, pixel_range or entry.pixel_range, channels=seen)
+        fed = entry.pixel_range if pixel_range == "auto" else pixel_range
+        pixels = normalised(images, fed, channels=seen)
         features = _pooled(net(pixels))
     if embedding_dim:
         if whitened:
@@ -163,8 +163,8 @@ def _backbone(
     """A functional model called "backbone", with the weights that were asked for."""
     family = facts(name).family
     imagenet = weights == "imagenet"
-    if imagenet and not facts(name).weights:
-        raise UserError(backbone_weights.no_imagenet(name))
+    if imagenet:
+        check_imagenet(name)
     if family == "cifar":
         net = cifar_resnet.build(name, input_shape=input_shape, width=width or USUAL_WIDTH)
     elif family == "lite":

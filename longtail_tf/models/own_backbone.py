@@ -14,8 +14,6 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 
-layers = tf.keras.layers
-
 
 def build(path: str, *, input_shape: tuple[int, int, int]) -> tf.keras.Model:
     """Loads it with the weights it holds.
@@ -69,20 +67,25 @@ def build(path: str, *, input_shape: tuple[int, int, int]) -> tf.keras.Model:
             raise UserError(
                 f"{flag} takes images of {wanted} px, not of {side}: set --image_size={wanted}."
             )
+    if inputs[0].shape[-1] not in (None, 3, input_shape[-1]):
+        raise UserError(
+            f"{flag} takes images of {inputs[0].shape[-1]} channels, not of {input_shape[-1]}: "
+            "convert them, or give a network of 3 channels, which sees grey images too."
+        )
     return net
 
 
-class SavedModelLayer(layers.Layer):
+class SavedModelLayer(tf.keras.layers.Layer):
     """Calls the serving_default signature of a SavedModel, whose weights stand still.
 
     Args:
-      path: its folder.
+      folder: of the SavedModel.
     """
 
-    def __init__(self, path: str, **settings: Any) -> None:
+    def __init__(self, folder: str, **settings: Any) -> None:
         super().__init__(trainable=False, **settings)
-        self.path = path
-        self.loaded = tf.saved_model.load(path)
+        self.folder = folder
+        self.loaded = tf.saved_model.load(folder)
         signatures = self.loaded.signatures
         if "serving_default" not in signatures:
             raise ValueError(f"it has no signature serving_default, but {', '.join(signatures)}")
@@ -104,7 +107,7 @@ class SavedModelLayer(layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that rebuild the layer from the same folder."""
-        return {**super().get_config(), "path": self.path}
+        return {**super().get_config(), "folder": self.folder}
 
 
 def _refuse_code(path: str) -> None:

@@ -92,6 +92,11 @@ class TwoStreamModel(tf.keras.Model):
                 if cosine_head
                 else layers.Dense(num_head_classes, use_bias=False, name="head")
             )
+        # Until `compile` is called there is nothing to train with.
+        self.head_optimizer: Any = None
+        self.whole_optimizer: Any = None
+        self.classification_loss: Any = None
+        self.metric_loss: Any = None
         self.step = self.add_weight(
             name="step",
             shape=(),
@@ -201,10 +206,8 @@ class TwoStreamModel(tf.keras.Model):
             raise UserError(f"{name} needs one update on both losses: schedule='joint'.")
         optimizer = head_optimizer or whole_optimizer
         super().compile(optimizer=getattr(optimizer, "main", optimizer), jit_compile=jit_compile)
-        self.head_optimizer: Any = head_optimizer
-        self.whole_optimizer: Any = whole_optimizer
-        self.classification_loss: Any = classification_loss
-        self.metric_loss: Any = metric_loss
+        self.head_optimizer, self.whole_optimizer = head_optimizer, whole_optimizer
+        self.classification_loss, self.metric_loss = classification_loss, metric_loss
         self.schedule = schedule
         self.classification_weight, self.metric_weight = classification_weight, metric_weight
         self.unit_features = unit_features

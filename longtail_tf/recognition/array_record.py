@@ -6,18 +6,16 @@ import dataclasses
 import io
 import json
 import os
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically
+from longtail_tf.npz_files import read_arrays
 
 _META = "meta"
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, BadZipFile)
 
 
 def save_record(path: str | os.PathLike[str], record: Any, *, kind: str, version: int) -> None:
@@ -65,37 +63,31 @@ def load_record(
         or a retired field that meant something.
     """
     try:
-        # numpy leaves the file open when it cannot read it; this does not.
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            if not hasattr(file, "files") or _META not in file.files:
-                raise UserError(f"{path} is not a {kind} file written by longtail_tf")
-            meta = json.loads(str(file[_META]))
-            if meta["kind"] != kind:
-                raise UserError(f"{path} holds a {meta['kind']}; a {kind} file was expected")
-            if meta["version"] > version:
-                raise UserError(
-                    f"{path} has format {meta['version']}, this longtail_tf reads up to {version}; "
-                    "install the newer version that wrote it"
-                )
-            missing = sorted(set(meta["arrays"]) - set(file.files))
-            if missing:
-                raise UserError(
-                    f"{path} lacks {', '.join(missing)}; copy the whole file again or evaluate "
-                    "the run again to make a new one"
-                )
-            fields = {**meta["values"], **{name: file[name] for name in meta["arrays"]}}
+        arrays = read_arrays(path)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; it is written when training ends or by "
             "`python -m longtail_tf.evaluate`"
         ) from None
-    except UserError:
-        raise
-    except _UNREADABLE as error:
+    except UserError as error:
+        raise _damaged(path, kind, error) from error
+    if _META not in arrays:
+        raise UserError(f"{path} is not a {kind} file written by longtail_tf")
+    meta = _meta(path, arrays.pop(_META), kind)
+    if meta["kind"] != kind:
+        raise UserError(f"{path} holds a {meta['kind']}; a {kind} file was expected")
+    if meta["version"] > version:
         raise UserError(
-            f"{path} is damaged or no {kind} file ({error}); copy it again or evaluate the run "
-            "again to make a new one"
-        ) from error
+            f"{path} has format {meta['version']}, this longtail_tf reads up to {version}; "
+            "install the newer version that wrote it"
+        )
+    missing = sorted(set(meta["arrays"]) - set(arrays))
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}; copy the whole file again or evaluate "
+            "the run again to make a new one"
+        )
+    fields = {**meta["values"], **{name: arrays[name] for name in meta["arrays"]}}
     for name, means_nothing in (retired or {}).items():
         if name in fields and not means_nothing(fields[name]):
             raise UserError(
@@ -104,3 +96,25 @@ def load_record(
             )
     known = {field.name for field in dataclasses.fields(record_type)}
     return {name: value for name, value in fields.items() if name in known}
+
+
+def _meta(path: Any, text: np.ndarray, kind: str) -> dict[str, Any]:
+    """What the file says of itself: kind, version, arrays, values."""
+    try:
+        meta = json.loads(str(text))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, kind, error) from error
+    types = {"kind": str, "version": int, "arrays": list, "values": dict}
+    for name, wanted in types.items():
+        if not isinstance(meta, dict) or type(meta.get(name)) is not wanted:
+            raise _damaged(path, kind, f"its {_META} has no {name}")
+    if not all(isinstance(name, str) for name in meta["arrays"]):
+        raise _damaged(path, kind, f"its {_META} names no arrays")
+    return meta
+
+
+def _damaged(path: Any, kind: str, reason: object) -> UserError:
+    return UserError(
+        f"{path} is damaged or no {kind} file ({reason}); copy it again or evaluate the run "
+        "again to make a new one"
+    )

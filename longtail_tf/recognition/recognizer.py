@@ -21,13 +21,14 @@ from longtail_tf.recognition.inference_rules import (
     vote_scores,
     vote_weights,
 )
+from longtail_tf.recognition.record_checks import check_fields
 from longtail_tf.settings.choices import HEAD_LOGIT_RULES, MATRIX_RULES, RULES
 
 FORMAT_VERSION = 2
 # Fields of version 1 that are gone, and what each held where it meant nothing: several prototypes a
 # class, and prototypes that were centred or plain means.
 _RETIRED_FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    "prototype_classes": lambda classes: np.array_equal(classes, np.arange(len(classes))),
+    "prototype_classes": lambda classes: np.array_equal(classes, np.arange(np.size(classes))),
     "center": lambda center: center is None,
     "prototype_bias": lambda bias: bias is None,
 }
@@ -60,8 +61,7 @@ class Recognizer:
       lda_kernel: float32 [D, C]; None: rule `lda` was not fitted.
       lda_bias: float32 [C].
       lda_precision: float32 [D, D], makes the column of another class (`discriminant`).
-      lda_center: float32 [D], for the same.
-      lda_scatter: for the same.
+      lda_center, lda_scatter: float32 [D] and a number, for the same.
       adjusted_offsets: float32 [C], added to head logits in `head_adjusted`; None, here and below:
         that rule was not fitted.
       tau_norm_scales: float32 [C], factors of head logits in `tau_norm`.
@@ -195,11 +195,10 @@ class Recognizer:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recognizer:
         """Reads what `save` wrote; a sentence says what is missing, damaged or too new."""
-        return cls(
-            **load_record(
-                path, cls, kind="recognizer", version=FORMAT_VERSION, retired=_RETIRED_FIELDS
-            )
+        fields = load_record(
+            path, cls, kind="recognizer", version=FORMAT_VERSION, retired=_RETIRED_FIELDS
         )
+        return cls(**check_fields(path, fields))
 
     def matrix(self, rule: str) -> tuple[Any, Any]:
         """Kernel float32 [D, C] and bias [C] of one of `MATRIX_RULES`; None where not fitted."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import math
 import pathlib
-from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from longtail_tf.errors import UserError
 from longtail_tf.metrics.shot_bands import BANDS
+from longtail_tf.text_files import csv_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +58,23 @@ def read_classes(path: pathlib.Path) -> Classes | None:
 
     Raises:
       UserError: it is damaged.
+      OSError: it cannot be read.
     """
-    if not path.is_file():
+    if not path.exists():
         return None
     names, counts, heads, bands = [], [], [], []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in _rows(file):
-                names.append(row["name"])
-                counts.append(int(row["train_count"]))
-                heads.append(row["head"].strip().lower() in ("1", "true", "yes"))
-                bands.append(BANDS.index(row["band"]))
-    except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        for row in csv_rows(path, ("name", "train_count", "head", "band")):
+            names.append(row["name"])
+            counts.append(int(row["train_count"]))
+            heads.append(row["head"].strip().lower() in ("1", "true", "yes"))
+            bands.append(BANDS.index(row["band"]))
+        train_counts = np.array(counts, np.int64)
+    except (ValueError, OverflowError) as error:
         raise _damaged(path, error) from error
-    is_head, band_ids = np.array(heads, bool), np.array(bands, np.int8)
-    return Classes(names, np.array(counts, np.int64), is_head, band_ids)
+    if not names or min(counts) < 0:
+        raise _damaged(path, "no class, or one of less than no image")
+    return Classes(names, train_counts, np.array(heads, bool), np.array(bands, np.int8))
 
 
 def read_per_class(path: pathlib.Path) -> PerClass | None:
@@ -80,35 +82,38 @@ def read_per_class(path: pathlib.Path) -> PerClass | None:
 
     Raises:
       UserError: it is damaged.
+      OSError: it cannot be read.
     """
-    if not path.is_file():
+    if not path.exists():
         return None
     ids, images, recall, precision, confused = [], [], [], [], []
+    needed = ("id", "test_images", "recall", "precision", "most_confused_with")
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in _rows(file):
-                if not int(row["test_images"] or 0):
-                    continue
-                ids.append(int(row["id"]))
-                images.append(int(row["test_images"]))
-                recall.append(float(row["recall"] or "nan"))
-                precision.append(float(row["precision"] or "nan"))
-                confused.append(row.get("most_confused_name") or row["most_confused_with"] or "")
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        for row in csv_rows(path, needed):
+            if not int(row["test_images"] or 0):
+                continue
+            ids.append(int(row["id"]))
+            images.append(int(row["test_images"]))
+            recall.append(_share(row["recall"]))
+            precision.append(_share(row["precision"]))
+            confused.append(row.get("most_confused_name") or row["most_confused_with"])
+        return PerClass(
+            np.array(ids, np.int64), np.array(images, np.int64), np.array(recall, np.float64),
+            np.array(precision, np.float64), confused,
+        )  # fmt: skip
+    except (ValueError, OverflowError) as error:
         raise _damaged(path, error) from error
-    return PerClass(
-        np.array(ids, np.int64), np.array(images, np.int64), np.array(recall, np.float64),
-        np.array(precision, np.float64), confused,
-    )  # fmt: skip
 
 
-def _rows(file: TextIO) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file; before Python 3.11 its reader refuses a NUL in a name."""
-    return csv.DictReader(line.replace("\0", "\N{REPLACEMENT CHARACTER}") for line in file)
+def _share(text: str) -> float:
+    value = float(text or "nan")
+    if not (math.isnan(value) or 0 <= value <= 1):
+        raise ValueError(f"{text!r} is no share")
+    return value
 
 
-def _damaged(path: Any, error: Exception) -> UserError:
+def _damaged(path: Any, error: object) -> UserError:
     return UserError(
-        f"{path} is damaged ({type(error).__name__}: {error}): restore it from a copy, or evaluate "
-        "the run again."
+        f"{path} is damaged ({type(error).__name__ if isinstance(error, Exception) else 'it holds'}"
+        f": {error}): restore it from a copy, or evaluate the run again."
     )

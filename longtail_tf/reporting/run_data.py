@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import pickle
-import zipfile
-import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from longtail_tf.errors import UserError
+from longtail_tf.files import open_file
 from longtail_tf.metrics.shot_bands import BANDS
+from longtail_tf.npz_files import array_names, read_array
 from longtail_tf.reporting.class_tables import Classes, PerClass, read_classes, read_per_class
 from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.record_shapes import is_metrics_record
+from longtail_tf.text_files import damaged, read_text
 
 _BY_RULE = "predictions_"  # arrays of embeddings.npz
 GROUPS = ("all", *BANDS)
@@ -61,6 +59,7 @@ class RunData:
     evaluation: dict[str, Any]
     per_class: PerClass | None
     recognised: Recognised | None
+    start: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -71,6 +70,12 @@ class RunData:
     def default_rule(self) -> str:
         """The rule that names the class."""
         return self.setting("inference_rule") or "gated"
+
+    @property
+    def head_is_everything(self) -> bool:
+        """Whether every class is a head class, so that the classifier can name them all."""
+        classes = self.config.get("num_classes")
+        return classes is not None and self.config.get("num_head") == classes
 
     @property
     def rules(self) -> dict[str, dict[str, Any]]:
@@ -124,18 +129,23 @@ def read_run(run_dir: Any) -> RunData:
         remedy="write it again with longtail_tf.evaluate",
     )
     training, validation = _read_metrics(folder)
-    flags_text = folder.flagfile.read_text() if folder.flagfile.is_file() else ""
+    flags_text = ""
+    if folder.flagfile.exists():
+        flags_text = read_text(folder.flagfile, errors="backslashreplace")
+    classes = read_classes(folder.classes)
+    num_classes = None if classes is None else len(classes.names)
     return RunData(
         folder=folder,
         config=folder.read_json(folder.config),
         flags_text=flags_text,
-        classes=read_classes(folder.classes),
-        head_set=folder.read_json(folder.head_set) if folder.head_set.is_file() else {},
+        classes=classes,
+        head_set=folder.read_json(folder.head_set) if folder.head_set.exists() else {},
         training=training,
         validation=validation,
-        evaluation=folder.read_json(folder.evaluation) if folder.evaluation.is_file() else {},
-        per_class=read_per_class(folder.per_class),
-        recognised=_read_recognised(folder),
+        evaluation=folder.read_json(folder.evaluation) if folder.evaluation.exists() else {},
+        per_class=_read_per_class(folder, num_classes),
+        recognised=_read_recognised(folder, num_classes),
+        start=folder.read_json(folder.start) if folder.start.exists() else None,
     )
 
 
@@ -149,71 +159,83 @@ def interval_of(metrics: dict[str, Any], group: str) -> tuple[float, float] | No
 def _read_metrics(folder: RunFolder) -> tuple[list, list]:
     training: list[dict] = []
     validation: list[dict] = []
-    if not folder.metrics.is_file():
+    if not folder.metrics.exists():
         return training, validation
-    with open(folder.metrics, encoding="utf-8") as file:
-        for text in file:
+    with open_file(folder.metrics) as file:
+        for line in file:
             try:
-                record = json.loads(text)
-            except json.JSONDecodeError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 continue  # a line cut by a kill; the numbers before it are good
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
+            if is_metrics_record(record):
                 (validation if isinstance(record.get("val"), dict) else training).append(record)
     return training, validation
 
 
-def _read_recognised(folder: RunFolder) -> Recognised | None:
-    if not folder.embeddings.is_file():
+def _read_per_class(folder: RunFolder, num_classes: int | None) -> PerClass | None:
+    found = read_per_class(folder.per_class)
+    if found is not None and num_classes is not None:
+        _check_ids(folder.per_class, "ids", found.ids, num_classes, least=0)
+    return found
+
+
+def _read_recognised(folder: RunFolder, num_classes: int | None) -> Recognised | None:
+    path = folder.embeddings
+    if not path.exists():
         return None
-    names = array_names(folder.embeddings)
+    names = array_names(path)
     if not {"labels", "predictions", "rows"} <= set(names):
         return None
-    labels, predictions, rows = (
-        read_array(folder.embeddings, name).astype(np.int64)
-        for name in ("labels", "predictions", "rows")
-    )
+    labels = _whole_numbers(path, "labels")
+    predictions, rows = (_whole_numbers(path, name, labels) for name in ("predictions", "rows"))
     confidences = None
     if "confidences" in names:
-        confidences = read_array(folder.embeddings, "confidences").astype(np.float64)
+        confidences = read_array(path, "confidences").astype(np.float64)
+        if confidences.shape != labels.shape or not np.isfinite(confidences).all():
+            raise damaged(path, "its array 'confidences' is not one number an image")
     by_rule = {
-        name[len(_BY_RULE) :]: read_array(folder.embeddings, name).astype(np.int64)
+        name[len(_BY_RULE) :]: _whole_numbers(path, name, labels)
         for name in names
         if name.startswith(_BY_RULE)
     }
+    if num_classes is not None:
+        _check_ids(path, "labels", labels, num_classes, least=0)
+        for name, ids in (("predictions", predictions), *by_rule.items()):
+            _check_ids(path, name, ids, num_classes, least=-1)
     return Recognised(labels, predictions, rows, confidences, by_rule)
 
 
-def array_names(path: Any) -> list[str]:
-    """Names of the arrays in an .npz file.
+def _whole_numbers(path: Any, name: str, like: np.ndarray | None = None) -> np.ndarray:
+    """An array of whole numbers [N], int64; of as many as `like` has."""
+    array = read_array(path, name)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array > np.uint64(2**62)).any():
+        raise damaged(path, f"its array {name!r} is not one whole number an image")
+    if like is not None and len(array) != len(like):
+        raise damaged(path, f"its array {name!r} has {len(array)} entries, {len(like)} are due")
+    return array.astype(np.int64)
+
+
+def _check_ids(path: Any, name: str, ids: np.ndarray, num_classes: int, *, least: int) -> None:
+    if len(ids) and not least <= ids.min() <= ids.max() < num_classes:
+        raise damaged(
+            path, f"its {name} run from {ids.min()} to {ids.max()}, there are {num_classes} classes"
+        )
+
+
+def read_vectors(path: Any, name: str, *, num_rows: int | None = None) -> np.ndarray:
+    """An array of vectors, float [N, D].
+
+    Args:
+      path: of an .npz file.
+      name: of the array.
+      num_rows: the N that is expected; None takes any.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: the file is damaged, or has no such array of vectors.
     """
-    with _arrays(path) as arrays:
-        return list(arrays.files)
-
-
-def read_array(path: Any, name: str) -> np.ndarray:
-    """One array of an .npz file; the others stay on disk.
-
-    Raises:
-      UserError: the file is damaged or has no such array.
-    """
-    with _arrays(path) as arrays:
-        if name not in arrays.files:
-            raise UserError(
-                f"{path} has no array {name!r}, only {', '.join(arrays.files)}: evaluate the run "
-                "again with this longtail_tf."
-            )
-        return arrays[name]
-
-
-@contextlib.contextmanager
-def _arrays(path: Any) -> Iterator[Any]:
-    try:
-        with open(path, "rb") as file, np.load(file) as arrays:
-            yield arrays
-    except UserError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged ({error}): restore it from a copy.") from error
+    vectors = read_array(path, name)
+    if num_rows is not None and len(vectors) != num_rows:
+        raise damaged(path, f"its array {name!r} has {len(vectors)} rows, {num_rows} are due")
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
+        raise damaged(path, f"its array {name!r} is not one vector of numbers a row")
+    return vectors

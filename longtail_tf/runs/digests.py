@@ -1,4 +1,4 @@
-"""digests.json: the SHA-256 of each file of a run folder that is read again, checked when it is.
+"""digests.json: SHA-256 and size of each file of a run folder that is read again, checked then.
 
 It catches a folder that was copied in part, mixed from two runs or edited, before its numbers
 are believed; it is no protection against someone who means harm.
@@ -10,27 +10,41 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from longtail_tf.errors import UserError
+from longtail_tf.files import open_file
+from longtail_tf.text_files import damaged, read_json
 
 FILE = "digests.json"
 _CHUNK_BYTES = 1 << 20
 
 
-def recorded(folder: pathlib.Path) -> dict[str, str]:
-    """File name -> SHA-256 as written; empty where the folder has no digests.json.
+class Digest(NamedTuple):
+    """SHA-256 in hex, and size; None where an older version did not take it down."""
+
+    sha256: str
+    num_bytes: int | None
+
+
+def recorded(folder: pathlib.Path) -> dict[str, Digest]:
+    """File name -> its digest as written; empty where the folder has no digests.json.
 
     Raises:
       UserError: digests.json is damaged.
     """
     path = folder / FILE
     try:
-        found = json.loads(path.read_text())["sha256"]
-        return {str(name): str(digest) for name, digest in found.items()}
+        content = read_json(path)
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): restore it from a copy.") from error
+    digests, sizes = content.get("sha256"), content.get("bytes", {})
+    if not isinstance(digests, dict) or not isinstance(sizes, dict):
+        raise damaged(path, "it has no table sha256 of file names and digests")
+    for name, value in digests.items():
+        if not isinstance(value, str) or type(sizes.get(name, 0)) is not int:
+            raise damaged(path, f"what it says of {name} is no digest")
+    return {name: Digest(value, sizes.get(name)) for name, value in digests.items()}
 
 
 def updated(folder: pathlib.Path, names: Iterable[str]) -> str:
@@ -44,7 +58,7 @@ def updated(folder: pathlib.Path, names: Iterable[str]) -> str:
     for name in names:
         digests.pop(name, None)
         if (folder / name).is_file():
-            digests[name] = sha256_of(folder / name)
+            digests[name] = digest_of(folder / name)
     return _text(digests)
 
 
@@ -55,8 +69,13 @@ def without(folder: pathlib.Path, names: Iterable[str]) -> str:
     return _text(kept)
 
 
-def _text(digests: dict[str, str]) -> str:
-    return json.dumps({"sha256": dict(sorted(digests.items()))}, indent=2) + "\n"
+def _text(digests: dict[str, Digest]) -> str:
+    ordered = sorted(digests.items())
+    content = {
+        "sha256": {name: digest.sha256 for name, digest in ordered},
+        "bytes": {name: d.num_bytes for name, d in ordered if d.num_bytes is not None},
+    }
+    return json.dumps(content, indent=2) + "\n"
 
 
 def check(folder: pathlib.Path, names: Iterable[str], *, remedy: str) -> None:
@@ -69,25 +88,34 @@ def check(folder: pathlib.Path, names: Iterable[str], *, remedy: str) -> None:
 
     Raises:
       UserError: a file is not as it was written.
+      OSError: a file cannot be read.
     """
     digests = recorded(folder)
     for name in names:
         path = folder / name
         if name not in digests or not path.is_file():
             continue
-        found = sha256_of(path)
-        if found != digests[name]:
-            raise UserError(
-                f"{path} was changed after the run wrote it (sha256 {found[:12]}, {FILE} says "
-                f"{digests[name][:12]}): restore it from a copy, or {remedy}. If you changed it on "
-                f"purpose, take its line out of {FILE}."
-            )
+        wanted = digests[name]
+        size = path.stat().st_size
+        if wanted.num_bytes is not None and size != wanted.num_bytes:  # before all of it is read
+            found, expected = f"{size:,} bytes", f"{wanted.num_bytes:,}"
+        else:
+            found, expected = digest_of(path).sha256, wanted.sha256
+            if found == expected:
+                continue
+            found, expected = f"sha256 {found[:12]}", expected[:12]
+        raise UserError(
+            f"{path} was changed after the run wrote it ({found}, {FILE} says {expected}): restore "
+            f"it from a copy, or {remedy}. If you changed it on purpose, take its line out of "
+            f"{FILE}."
+        )
 
 
-def sha256_of(path: pathlib.Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
+def digest_of(path: pathlib.Path) -> Digest:
+    """The digest of a file, read in pieces."""
+    digest, size = hashlib.sha256(), 0
+    with open_file(path) as file:
         while piece := file.read(_CHUNK_BYTES):
             digest.update(piece)
-    return digest.hexdigest()
+            size += len(piece)
+    return Digest(digest.hexdigest(), size)

@@ -34,10 +34,12 @@ from longtail_tf.recognition.fit import (
     predict_rules,
     unknown_metrics,
 )
+from longtail_tf.recognition.rule_choice import RuleChoice, choose_rule
 from longtail_tf.runs.folder import RunFolder, provenance
 from longtail_tf.runs.streams import seen_counts
 from longtail_tf.runs.trained_run import TrainedRun
 from longtail_tf.settings.checks import ways_to_balance
+from longtail_tf.settings.choices import AUTO_RULE
 
 # Of the validations between train steps; the last evaluation takes everything.
 QUICK_IMAGES_PER_CLASS = 20
@@ -54,13 +56,17 @@ def recognizer_from(
     config: ResolvedConfig,
     *,
     num_head: int,
-) -> Recognizer:
-    """Prototypes from the un-augmented training images; weights and thresholds from validation."""
+) -> tuple[Recognizer, RuleChoice | None]:
+    """Prototypes from the un-augmented training images; weights and thresholds from validation.
+
+    Returns:
+      The recogniser, and the rule that validation chooses where the settings leave it open.
+    """
     train = embed_batches(model, inputs.plain_batches("train", batch_size=EMBED_BATCH_SIZE))
     val = None
     if index.val is not None:
         val = embed_batches(model, inputs.plain_batches("val", batch_size=EMBED_BATCH_SIZE))
-    return fit_recognizer(
+    recognizer = fit_recognizer(
         train,
         val,
         num_classes=index.num_classes,
@@ -74,6 +80,24 @@ def recognizer_from(
         prior_corrected=" and ".join(ways_to_balance(config)),
         log=lambda line: logging.info("  %s", line),
     )
+    if config.inference_rule != AUTO_RULE:
+        return recognizer, None
+    choice = _chosen_by(recognizer, val)
+    logging.info("  rule %s: %s", choice.rule, choice.reason)
+    return recognizer, choice
+
+
+def _chosen_by(recognizer: Recognizer, val: Embedded | None) -> RuleChoice:
+    """The rule that reads the validation images best; by preference where there are none."""
+    if val is None:
+        has_logits = bool(recognizer.num_head)
+        rules = recognizer.available_rules(has_head_logits=has_logits)
+        labels, found = np.zeros(0, np.int64), {rule: np.zeros(0, np.int64) for rule in rules}
+    else:
+        labels = val.labels
+        predictions = predict_rules(recognizer, val)
+        found = {rule: each.class_ids[:, 0] for rule, each in predictions.items()}
+    return choose_rule(labels, found, num_classes=recognizer.num_classes)
 
 
 def quick_validation(

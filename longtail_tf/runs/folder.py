@@ -5,6 +5,7 @@
 | config.flags, config.json | the settings; `--flagfile=config.flags` repeats the run |
 | classes.csv | id, name, train_count, head, band: class ids by falling training count |
 | head_set.json | the rule, the cut, the head's share of images, classifier bytes |
+| start.json | pretrained runs: what each amount of training gave on held-out images |
 | metrics.jsonl | one JSON object a line: training and validation numbers by step |
 | checkpoints/ | everything needed to resume to the same bits |
 | model.weights.h5, prototypes.npz | the trained network; what turns an embedding into a class |
@@ -28,8 +29,10 @@ from typing import Any
 
 from longtail_tf import __version__
 from longtail_tf.errors import UserError
-from longtail_tf.files import Path, write_atomically
+from longtail_tf.files import Path, clean_litter, is_litter, named, write_atomically
 from longtail_tf.runs import digests
+from longtail_tf.runs.record_shapes import check_record
+from longtail_tf.text_files import read_json, read_text
 
 FORMAT_VERSION = 2  # 1 had no digests.json
 
@@ -89,6 +92,7 @@ class RunFolder:
         self.enrollment = self.path / "enrollment.json"
         self.digests = self.path / digests.FILE
         self.export = self.path / "export"
+        self.start = self.path / "start.json"
         self.trunk_cache = self.path / "trunk_cache"
 
     @classmethod
@@ -102,18 +106,22 @@ class RunFolder:
         if not str(path):
             raise UserError("--run_dir is missing: give the folder that longtail_tf.train wrote.")
         folder = cls(path)
-        if not folder.config.is_file():
+        with named(folder.config):
+            is_run = folder.config.exists()
+        if not is_run:
             raise UserError(
                 f"{path} is not a run folder (it has no config.json): give the folder that "
                 "longtail_tf.train wrote with --run_dir."
             )
-        version = folder.read_json(folder.config).get("format_version", 0)
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        # Before its shape: that of a newer version may be another.
+        version = read_json(folder.config).get("format_version", 0)
+        if type(version) is not int or version > FORMAT_VERSION:
             raise UserError(
-                f"{folder.config} is of run format {version}, this longtail_tf {__version__} reads "
-                f"up to {FORMAT_VERSION}: install the longtail_tf that trained it, or a newer one."
+                f"{folder.config} is of run format {version!r}, this longtail_tf {__version__} "
+                f"reads up to {FORMAT_VERSION}: install the longtail_tf that trained it, or a "
+                "newer one."
             )
-        if version >= 2 and not folder.digests.is_file():
+        if version >= 2 and not folder.digests.exists():
             raise UserError(
                 f"{folder.digests} is missing: copy the whole run folder, or train again in a new "
                 "one."
@@ -126,44 +134,60 @@ class RunFolder:
     def claim(cls, path: Path, *, resume: bool) -> Iterator[RunFolder]:
         """A run folder to write into, held for this process alone until the context ends.
 
+        What a training left that was killed before it wrote its settings counts as nothing.
+
         Raises:
           UserError: the folder holds something and `resume` is off; it holds no run and `resume`
             is on; or another process is writing into it.
+          OSError: it cannot be written into.
         """
         folder = cls(path)
         if resume:
+            if folder.path.is_dir() and not folder.foreign_entries() and not folder.config.exists():
+                raise UserError(
+                    f"the training in {path} was stopped before it wrote its settings, so there is "
+                    "nothing to resume: give the command that started it again, without --resume."
+                )
             cls.open(path)
-        elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        elif folder.path.exists() and (not folder.path.is_dir() or folder.foreign_entries()):
             raise UserError(
                 f"--run_dir={path} is not empty: name a new folder, or continue the run in it with "
                 "--resume."
             )
-        folder.path.mkdir(parents=True, exist_ok=True)
-        with open(folder.path / ".lock", "a") as lock:
+        with named(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+        with named(folder.path / ".lock"), open(folder.path / ".lock", "a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UserError(
                     f"--run_dir={path} is in use by another training: wait for it, or name another "
                     "folder."
                 ) from None
+            clean_litter(folder.path)
             yield folder
 
+    def foreign_entries(self) -> list[str]:
+        """Names in the folder that a training which was killed at its very start did not leave."""
+        with named(self.path):
+            names = sorted(entry.name for entry in self.path.iterdir())
+        own = (".lock", self.digests.name)
+        return [name for name in names if name not in own and not is_litter(name)]
+
     def read_json(self, path: pathlib.Path) -> dict[str, Any]:
-        """A JSON record of this run.
+        """A JSON record of this run, whose values are of the types that readers rely on.
 
         Raises:
           UserError: the file is missing or damaged.
+          OSError: it cannot be read.
         """
         try:
-            return json.loads(path.read_text())
+            return check_record(path, path.name, read_json(path))
         except FileNotFoundError:
             raise UserError(
                 f"{path} is missing: copy the whole run folder, or finish its training with "
                 "--resume."
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is damaged ({error}): restore it from a copy.") from error
 
     def require(self, path: pathlib.Path) -> pathlib.Path:
         """`path`, which must exist.
@@ -171,7 +195,9 @@ class RunFolder:
         Raises:
           UserError: it does not.
         """
-        if not path.exists():
+        with named(path):
+            is_there = path.exists()
+        if not is_there:
             raise UserError(
                 f"{path} is missing: this run has not finished, or the folder was not copied "
                 "whole; finish it with --resume or copy it again."
@@ -202,16 +228,23 @@ class RunFolder:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Adds one line to metrics.jsonl."""
-        with open(self.metrics, "a") as file:
+        with named(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def trim_metrics(self, step: int) -> None:
-        """Drops the lines after `step`: a resumed run writes them again."""
+        """Drops the lines after `step`, and what is no record: a resumed run writes them again.
+
+        Raises:
+          UserError: metrics.jsonl is no text.
+          OSError: it cannot be read or written.
+        """
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # a line cut by a kill
-                if json.loads(line).get("step", 0) <= step:
+        for line in read_text(self.metrics).split("\n"):
+            with contextlib.suppress(ValueError, RecursionError):  # a line cut by a kill
+                record = json.loads(line)
+                at = record.get("step") if isinstance(record, dict) else None
+                if type(at) is int and at <= step:
                     kept.append(line + "\n")
         write_atomically(self.metrics, "".join(kept))

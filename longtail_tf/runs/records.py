@@ -13,12 +13,15 @@ from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically, write_csv, write_json
 from longtail_tf.head_set import head_table
 from longtail_tf.metrics import shot_bands, tables
+from longtail_tf.runs import kept_backbone
 from longtail_tf.runs.folder import FORMAT_VERSION, RunFolder, provenance
 from longtail_tf.runs.saved_settings import load_settings
 from longtail_tf.runs.streams import head_sampler, whole_sampler
 from longtail_tf.runs.trained_run import TrainedRun
 from longtail_tf.settings.flags import flagfile_text
 from longtail_tf.settings.methods import departures
+
+SMALLER_PX = 160  # named beside larger images
 
 # Settings that change nothing in the weights, so a resumed run may have others.
 FREE_ON_RESUME = (
@@ -46,11 +49,39 @@ def begin(folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, *, num
     if config.resume:
         _check_unchanged(folder, config, index)
     else:
+        kept_backbone.keep(config.backbone, folder.path)
         with folder.recording(folder.config, folder.classes, folder.head_set):
             _write_settings(folder, config, index, num_head=num_head)
     for note in index.notes:
         logging.info("%s", note)
     logging.info("%s", _summary(config, index, num_head=num_head))
+
+
+def settle(
+    folder: RunFolder,
+    config: ResolvedConfig,
+    index: DatasetIndex,
+    *,
+    num_head: int,
+    trials: dict[str, Any] | None = None,
+) -> None:
+    """Writes settings that were open when the run began, and what decided them.
+
+    Args:
+      folder: of the run.
+      config: settings, decided.
+      index: the data set.
+      num_head: classes of the head classifier.
+      trials: for start.json; None where nothing was tried.
+    """
+    if trials is not None:
+        write_json(
+            folder.start,
+            {**trials, "provenance": provenance(data_digest=index.digest, seed=config.seed)},
+        )
+    if dataclasses.replace(config, resume=False) != load_settings(folder):
+        with folder.recording(folder.config, folder.classes, folder.head_set):
+            _write_settings(folder, config, index, num_head=num_head)
 
 
 def show_results(run: TrainedRun, results: dict[str, Any]) -> None:
@@ -175,6 +206,38 @@ def _head_rule(config: ResolvedConfig) -> str:
     return "head_all" if config.head_all else "none"
 
 
+def _network_lines(config: ResolvedConfig, *, images: int) -> list[str]:
+    """What is trained of which network, and for how long."""
+    weights = {"none": "random weights", "imagenet": "ImageNet weights"}
+    line = (
+        f"network: {config.backbone} from {weights.get(config.weights, config.weights)}, "
+        f"{config.image_size} px"
+    )
+    if config.train_from == "none":
+        return [f"{line}; nothing is trained, its features are read as they are"]
+    lines = [line]
+    if config.train_from == "auto":
+        lines.append("  how much of it is trained: what held-out images say, tried first")
+    elif config.train_from != "all":
+        what = (
+            "the embedding alone" if config.train_from == "head" else f"from {config.train_from} up"
+        )
+        lines.append(f"  trained: {what}; what lies below stands still")
+    if config.cached_views:
+        lines.append(
+            f"  what stands still is computed once, for each image as it is and in "
+            f"{config.cached_views} augmented views"
+        )
+    passes = config.steps * config.images_per_step / max(images, 1)
+    lines.append(
+        f"  {config.steps:,} steps of {config.images_per_step} images, {passes:.1f} passes"
+    )
+    if config.weights != "none" and config.image_size > SMALLER_PX:
+        share = (SMALLER_PX / config.image_size) ** 2
+        lines.append(f"  --image_size={SMALLER_PX} takes about {100 * share:.0f} % of the time")
+    return lines
+
+
 def _summary(config: ResolvedConfig, index: DatasetIndex, *, num_head: int) -> str:
     """What is about to be trained, in a few lines."""
     counts = index.class_counts
@@ -187,16 +250,17 @@ def _summary(config: ResolvedConfig, index: DatasetIndex, *, num_head: int) -> s
         f"{config.data}: {index.num_classes:,} classes, {int(counts.sum()):,} training images "
         f"({int(counts[0]):,} to {int(counts[-1]):,} a class); {', '.join(held_out) or 'no val'}"
     ]
+    lines += _network_lines(config, images=int(counts.sum()))
     if departures(config):
         lines.append(f"method {config.method}, but with {', '.join(departures(config))}")
-    head = head_sampler(config, index.train, num_head=num_head)
+    head = head_sampler(config, index.train, num_head=num_head) if config.steps else None
     if head is not None:
         share = counts[:num_head].sum() / counts.sum()
         lines.append(
             f"head stream: {num_head:,} classes with {100 * share:.0f} % of the images, "
             f"{config.head_batch_size} a step, {config.classification_loss}"
         )
-    whole = whole_sampler(config, index.train)
+    whole = whole_sampler(config, index.train) if config.steps else None
     if whole is not None:
         facts = whole.describe()
         lines.append(

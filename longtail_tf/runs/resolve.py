@@ -1,7 +1,10 @@
-"""Fills in the settings that depend on the data set, so that config.flags repeats the run.
+"""The data set that the settings name, and the settings that depend on it.
+
+They are filled in before a run begins, so that config.flags repeats it.
 
 One rule a setting, each stated here and printed in the plan of a run. Pretrained means: the
-backbone starts from weights that others learned (`--weights` other than none).
+backbone starts from weights that others learned (`--weights` other than none, or a network that
+brings its own).
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ import numpy as np
 from PIL import Image
 
 from longtail_tf.config import Config, ResolvedConfig
-from longtail_tf.datasets import DatasetIndex
+from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
 from longtail_tf.recognition.linear_refit import MAX_CELLS
-from longtail_tf.settings.choices import CIFAR_BACKBONES
+from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.saved_settings import load_settings
+from longtail_tf.settings.backbones import CIFAR_BACKBONES, brings_weights, facts
+from longtail_tf.settings.choices import ALL_CLASS_RULES, ANY_HEAD_RULES
 from longtail_tf.settings.fields import TrainingFields
 
 SMALL_IMAGE_PX = 64  # up to here a CIFAR-stem net from random weights
@@ -27,6 +33,7 @@ PHOTO_BACKBONE = "efficientnet_lite0"  # its weights come with the installation
 USUAL_WIDTH = 16  # first-stage channels of the CIFAR-stem nets
 LARGEST_FULL_HEAD = 500  # classes that --head_auto takes all of
 USUAL_P = 16
+HEAD_RULES = (*ANY_HEAD_RULES, *ALL_CLASS_RULES)  # rules of a head classifier
 LARGEST_AUTO_K = 4
 AUTO_WHOLE_BATCH = 32  # slots of a whole batch whose K follows the count curve
 RANDOM_STEPS = 2000
@@ -45,9 +52,9 @@ FROM_RANDOM: dict[str, Any] = {
     "embedding_start": "random",
 }
 FROM_PRETRAINED: dict[str, Any] = {
-    "learning_rate": 0.03,
+    "learning_rate": 0.05,
     "backbone_rate": 1.0,
-    "clip_norm": 5.0,
+    "clip_norm": 1.0,
     "stay_near": 0.0,
     "embedding_dim": 256,
     "cached_views": 4,
@@ -55,8 +62,19 @@ FROM_PRETRAINED: dict[str, Any] = {
     "embedding_start": "whitened",
 }
 ALL_OF_A_PRETRAINED_RATE = 0.1  # backbone_rate where nothing stands still
-PRETRAINED_PASSES = 4.0
+PRETRAINED_PASSES = (6.0, 2.0)  # at most, at least
+PRETRAINED_STEPS = 2000  # between these
 _SIDES_READ = 32  # files whose size is looked at
+
+
+def index_of(config: Config, spec: str = "") -> DatasetIndex:
+    """The data set of the settings, or `spec` split and filtered as they say."""
+    return load_index(
+        spec or config.data,
+        val_per_class=config.val_per_class,
+        split_seed=config.split_seed,
+        exclude=config.exclude,
+    )
 
 
 def resolve_for(config: Config, index: DatasetIndex) -> ResolvedConfig:
@@ -111,7 +129,7 @@ def resolve(
       UserError: P is more than the number of classes; images of 0 px.
     """
     backbone, weights = usual_backbone(config, side)
-    pretrained = weights != "none"
+    pretrained = weights != "none" or brings_weights(backbone)
     head: dict[str, Any] = {}
     if config.head_auto:
         every = num_classes <= LARGEST_FULL_HEAD
@@ -137,6 +155,7 @@ def resolve(
         "image_size": usual_image_size(config.image_size, side, is_files=is_files),
         "backbone": backbone,
         "weights": weights,
+        "pixel_range": usual_pixel_range(config.pixel_range, backbone, weights),
         "train_from": usual_train_from(config.train_from, pretrained=pretrained),
         "width": config.width or (USUAL_WIDTH if backbone in CIFAR_BACKBONES else None),
         "classes_per_batch": classes_per_batch,
@@ -159,7 +178,22 @@ def resolve(
     follows.update(steps=steps, passes=None, time_budget="")
     if config.warmup_steps is None:
         follows["warmup_steps"] = min(USUAL_WARMUP, steps // 10)
-    return ResolvedConfig(**{**given, **follows})
+    resolved = ResolvedConfig(**{**given, **follows})
+    return without_training(resolved) if resolved.train_from == "none" else resolved
+
+
+def without_training(config: ResolvedConfig) -> ResolvedConfig:
+    """The settings of a run that reads the features of a pretrained backbone as they are."""
+    return dataclasses.replace(
+        config,
+        train_from="none",
+        steps=0,
+        warmup_steps=0,
+        embedding_dim=0,
+        embedding_start="random",
+        cached_views=0,
+        inference_rule="ncm" if config.inference_rule in HEAD_RULES else config.inference_rule,
+    )
 
 
 def usual_backbone(config: Config, side: int) -> tuple[str, str]:
@@ -178,6 +212,14 @@ def usual_backbone(config: Config, side: int) -> tuple[str, str]:
             backbone = PHOTO_BACKBONE
             weights = "imagenet" if weights == "auto" else weights
     return backbone, "none" if weights == "auto" else weights
+
+
+def usual_pixel_range(given: str, backbone: str, weights: str) -> str:
+    """What the backbone is fed: as given; as the run was whose weights it gets; or by the table."""
+    if given != "auto":
+        return given
+    run = RunFolder(weights)
+    return load_settings(run).pixel_range if run.config.is_file() else facts(backbone).pixel_range
 
 
 def usual_train_from(given: str, *, pretrained: bool) -> str:
@@ -225,17 +267,21 @@ def usual_whole_batch(
 def usual_steps(
     values: dict[str, Any], config: Config, *, num_images: int, pretrained: bool
 ) -> int:
-    """Train steps: as given; or from passes, which are 4 from pretrained weights; or 2,000."""
+    """Train steps: as given, or from passes as given.
+
+    Else 2,000 from random weights; from pretrained ones 6 passes, or 2,000 steps if those are less,
+    but at least 2 passes.
+    """
     if config.steps is not None:
         return config.steps
-    passes = config.passes
-    if passes is None:
-        if not pretrained:
-            return RANDOM_STEPS
-        passes = PRETRAINED_PASSES
     whole = values["classes_per_batch"] * values["images_per_class"] * config.has_whole_stream
-    a_step = values["head_batch_size"] * config.has_head_stream + whole
-    return max(1, math.ceil(passes * num_images / a_step))
+    a_pass = num_images / (values["head_batch_size"] * config.has_head_stream + whole)
+    if config.passes is not None:
+        return max(1, math.ceil(config.passes * a_pass))
+    if not pretrained:
+        return RANDOM_STEPS
+    most, least = PRETRAINED_PASSES
+    return math.ceil(max(min(most * a_pass, PRETRAINED_STEPS), least * a_pass))
 
 
 def usual_side(index: DatasetIndex) -> int:

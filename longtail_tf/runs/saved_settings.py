@@ -9,6 +9,7 @@ from typing import Any
 from longtail_tf.config import Config, ResolvedConfig
 from longtail_tf.errors import UserError
 from longtail_tf.files import Path
+from longtail_tf.runs import kept_backbone
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.settings.cli import parse_values
 from longtail_tf.settings.retired import without_retired
@@ -29,6 +30,11 @@ def load_settings(folder: RunFolder) -> ResolvedConfig:
             f"{folder.config} has settings this longtail_tf does not know "
             f"({', '.join(unknown)}): install the version named in it."
         )
+    if "pixel_range" not in settings:  # before it was saved, it hung on the word imagenet
+        settings["pixel_range"] = "0..1" if settings.get("weights") == "imagenet" else "-1..1"
+    own = kept_backbone.kept(folder.path)
+    if own is not None:
+        settings["backbone"] = own
     # All of them: a method would fill in what an older version did not save.
     return ResolvedConfig(**{**defaults, **settings})
 

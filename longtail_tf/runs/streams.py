@@ -41,6 +41,8 @@ def head_size(config: ResolvedConfig, class_counts: np.ndarray) -> int:
 
     0 for a run without a head rule (a metric loss alone).
     """
+    if config.train_from == "none":
+        return 0  # there is no head classifier
     if config.head_all:
         return len(class_counts)
     rule: dict[str, Any] = {
@@ -71,7 +73,7 @@ def seen_counts(config: ResolvedConfig, class_counts: np.ndarray, *, num_head: i
 
 def head_sampler(config: ResolvedConfig, train: Split, *, num_head: int) -> Optional[HeadSampler]:
     """The sampler of the head stream; None for a run without one."""
-    if not config.has_head_stream:
+    if not config.has_head_stream or not num_head:
         return None
     rows = np.flatnonzero(train.labels < num_head)
     if config.head_sampling == "random":

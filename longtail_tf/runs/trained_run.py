@@ -16,8 +16,8 @@ from longtail_tf.errors import UserError
 from longtail_tf.models import networks, weights_file
 from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.recognition.fit import Recognizer
-from longtail_tf.runs.data import index_of
 from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.resolve import index_of
 from longtail_tf.runs.saved_settings import load_settings
 
 
@@ -113,11 +113,12 @@ def build_embedder(
         embedding_dim=config.embedding_dim,
         width=config.width,
         weights="" if weights == "none" else weights,
+        pixel_range=config.pixel_range,
         precision=precision,
         whitened=config.embedding_start == "whitened",
     )
     if source is not None:
-        _copy_backbone(source, embedder)
+        _copy_backbone(source, embedder, config)
     return embedder
 
 
@@ -233,13 +234,17 @@ def _read_classes(folder: RunFolder) -> tuple[StringTable, np.ndarray]:
         ) from error
 
 
-def _copy_backbone(source: TrainedRun, embedder: Any) -> None:
+def _called(config: ResolvedConfig) -> str:
+    return config.backbone + (f" of width {config.width}" if config.width else "")
+
+
+def _copy_backbone(source: TrainedRun, embedder: Any, config: ResolvedConfig) -> None:
     theirs = networks.backbone_of(source.model.embedder)
     ours = networks.backbone_of(embedder)
     shapes = [weight.shape for weight in theirs.get_weights()]
     if shapes != [weight.shape for weight in ours.get_weights()]:
         raise UserError(
-            f"--weights={source.folder.path}: that run trained a {source.config.backbone} of width "
-            f"{source.config.width}, which does not fit this --backbone and --width."
+            f"--weights={source.folder.path}: that run trained {_called(source.config)}, which "
+            f"does not fit {_called(config)}: set --backbone (and --width) to what it trained."
         )
     ours.set_weights(theirs.get_weights())

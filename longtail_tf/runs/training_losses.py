@@ -34,8 +34,6 @@ def of_whole(config: ResolvedConfig, index: DatasetIndex) -> Any:
         config.metric_loss,
         margin=config.margin,
         distance_metric=config.distance_metric,
-        # Head images come as they may, so that no K holds for a batch they are in.
-        images_per_class=None if config.compare_head else config.images_per_class,
         temperature=config.metric_temperature,
         num_classes=index.num_classes,
         embedding_dim=config.embedding_dim,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Optional
 
 from longtail_tf.errors import UserError
 
@@ -218,23 +217,26 @@ def facts(backbone: str) -> Backbone:
         return TABLE[backbone]
     if backbone.startswith(HUB):
         # The preset brings its own normalisation, which `keras_hub_backbone` puts into the network.
-        return Backbone(
-            backbone, "keras_hub", features=0, image_size=0, pixel_range="0..255", weights="preset"
-        )
+        return Backbone(backbone, "keras_hub", features=0, image_size=0, pixel_range="0..255")
     if is_own(backbone):
         return Backbone(backbone, "own", features=0, image_size=0, pixel_range="0..255")
     near = difflib.get_close_matches(backbone, BACKBONES, n=3)
     raise UserError(
         f"--backbone={backbone}: there is no such backbone"
         + (f"; did you mean {', '.join(near)}?" if near else ".")
-        + f" Expected one of {', '.join(BACKBONES)}; a Keras model of your own (FILE.keras, FILE.h5 "
-        "or a SavedModel folder, written with a /); or keras_hub:PRESET."
+        + f" Expected one of {', '.join(BACKBONES)}; a Keras model of your own (FILE.keras, "
+        "FILE.h5, or a SavedModel folder, written with a /); or keras_hub:PRESET."
     )
 
 
 def is_own(backbone: str) -> bool:
     """Whether it names a file or folder of the user's."""
     return backbone.endswith(OWN_ENDINGS) or "/" in backbone or "\\" in backbone
+
+
+def brings_weights(backbone: str) -> bool:
+    """Whether it is a file or preset that holds its own weights."""
+    return facts(backbone).family in ("own", "keras_hub")
 
 
 def cut_names(backbone: str) -> tuple[str, ...]:
@@ -252,10 +254,28 @@ def check_cut(backbone: str, cut: str) -> None:
     Raises:
       UserError: see `cut_names`; the layers of a user's own model are checked once it is built.
     """
-    if cut not in cut_names(backbone) and facts(backbone).family not in ("own", "keras_hub"):
-        near: Optional[list[str]] = difflib.get_close_matches(cut, cut_names(backbone), n=1)
+    if cut not in cut_names(backbone) and facts(backbone).family != "own":
+        near = difflib.get_close_matches(cut, cut_names(backbone), n=1)
         raise UserError(
             f"{backbone} has no part {cut!r}"
             + (f" (did you mean {near[0]}?)" if near else "")
             + f": training can begin at {', '.join(cut_names(backbone))}."
+        )
+
+
+def check_imagenet(backbone: str) -> None:
+    """Refuses `--weights=imagenet` for a backbone that has none.
+
+    Raises:
+      UserError: it names those that have.
+    """
+    if brings_weights(backbone):
+        raise UserError(
+            f"--weights=imagenet was given with --backbone={backbone}, which starts from the "
+            "weights it brings: leave --weights out."
+        )
+    if not facts(backbone).weights:
+        raise UserError(
+            f"--weights=imagenet was given with --backbone={backbone}, for which there are none: "
+            f"set --backbone to one of {', '.join(IMAGENET_BACKBONES)}."
         )

@@ -6,12 +6,16 @@ import math
 import re
 
 from longtail_tf.errors import UserError
+from longtail_tf.settings.backbones import (
+    CIFAR_BACKBONES,
+    check_cut,
+    check_imagenet,
+    facts,
+)
 from longtail_tf.settings.choices import (
     ALL_CLASS_RULES,
     ANY_HEAD_RULES,
-    BACKBONES,
     BALANCING_LOSSES,
-    CIFAR_BACKBONES,
     MEMORY_LOSSES,
     MIXING_AUGMENTATIONS,
 )
@@ -227,12 +231,13 @@ def _check_network(config: TrainingFields) -> None:
                 f"--width={config.width} is for {', '.join(CIFAR_BACKBONES)}, not for --backbone="
                 f"{config.backbone}: leave it out."
             )
-    if config.weights == "imagenet" and config.backbone in CIFAR_BACKBONES:
-        names = [name for name in BACKBONES if name not in CIFAR_BACKBONES]
-        raise UserError(
-            f"--weights=imagenet needs a backbone that has such weights: set --backbone to one of "
-            f"{', '.join(names)}."
-        )
+    if config.backbone == "auto":
+        return
+    facts(config.backbone)
+    if config.weights == "imagenet":
+        check_imagenet(config.backbone)
+    if config.train_from not in ("auto", "all", "none"):
+        check_cut(config.backbone, config.train_from)
 
 
 def _check_memory(config: TrainingFields) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 ALL_CLASS_RULES = ("head_adjusted", "tau_norm", "lws", "crt")
 # Those that ask the head classifier, whichever classes it has.
 ANY_HEAD_RULES = ("head_only", "gated_lda")
+AUTO_RULE = "auto"  # chosen by images the network was not trained on (`recognition.rule_choice`)
 RULES = ("ncm", "knn", "gated", "linear", "lda", *ANY_HEAD_RULES, *ALL_CLASS_RULES)
 # Those that multiply the embedding by a matrix of one column a class.
 MATRIX_RULES = ("linear", "lda", "crt")
@@ -26,20 +27,6 @@ MIXING_AUGMENTATIONS = (
     "crop_flip_cutmix",
 )
 
-
-# Depth = 6n + 2 (He 2016, arXiv:1512.03385, section 4.2): n blocks in each of three stages.
-CIFAR_BACKBONES = ("resnet8", "resnet20", "resnet32", "resnet56")
-IMAGE_BACKBONES = (
-    "resnet18v2",
-    "resnet34v2",
-    "resnet50v2",
-    "resnet101v2",
-    "mobilenetv3_small",
-    "mobilenetv3_large",
-    "efficientnetv2_b0",
-    "efficientnetv2_s",
-)
-BACKBONES = CIFAR_BACKBONES + IMAGE_BACKBONES
 
 DISTANCE_METRICS = ("L2", "squared-L2", "angular")
 

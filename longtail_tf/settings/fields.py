@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Optional
 
+from longtail_tf.settings.backbones import PIXEL_RANGES
 from longtail_tf.settings.choices import (
     AUGMENTATIONS,
-    BACKBONES,
+    AUTO_RULE,
     CLASSIFICATION_LOSSES,
     METRIC_LOSSES,
     MIXING_AUGMENTATIONS,
@@ -188,8 +189,16 @@ class TrainingFields:
     # network
     backbone: str = setting(
         "auto",
-        "Network; auto: resnet20 up to 64 px, resnet18v2 above.",
-        choices=("auto", *BACKBONES),
+        "Network: a name of the table of backbones; a Keras model of your own (FILE.keras, FILE.h5 "
+        "or a SavedModel folder); or keras_hub:PRESET. auto: resnet20 up to 64 px; above "
+        "efficientnet_lite0, or resnet18v2 with --weights=none.",
+    )
+    pixel_range: str = setting(
+        "auto",
+        "What the backbone is fed: pixels in -1..1, 0..1 or 0..255, less ImageNet's means and by "
+        "its deviations (imagenet), or blue first and less its means (caffe). auto: what the table "
+        "says of the backbone, or the run that --weights names; 0..255 for your own model.",
+        choices=("auto", *PIXEL_RANGES),
     )
     width: Optional[int] = setting(
         None,
@@ -210,8 +219,9 @@ class TrainingFields:
     )
     weights: str = setting(
         "auto",
-        "Start the backbone from imagenet, from another run folder, or from a weights file; none: "
-        "random; auto: imagenet where --backbone=auto takes a pretrained one, else none.",
+        "Start the backbone from imagenet, from another run folder, or from a weights file "
+        "(.weights.h5, .h5, .keras; .pth of efficientnet_lite*); none: random, or what your own "
+        "model holds; auto: imagenet where --backbone=auto takes a pretrained one, else none.",
     )
     train_from: str = setting(
         "auto",
@@ -275,7 +285,7 @@ class TrainingFields:
     clip_norm: Optional[float] = setting(
         None,
         "Longest gradient of an update, all variables together; 0: any; unset: 0 from random "
-        "weights, 5 from pretrained ones.",
+        "weights, 1 from pretrained ones.",
     )
     stay_near: Optional[float] = setting(
         None,
@@ -295,7 +305,10 @@ class TrainingFields:
 
     # recognition
     inference_rule: str = setting(
-        "gated", "Rule that names the class; all that apply are evaluated.", choices=RULES
+        "gated",
+        "Rule that names the class; auto: chosen by images the network was not trained on. All "
+        "that apply are evaluated.",
+        choices=(AUTO_RULE, *RULES),
     )
     k_top: int = setting(5, "Candidates named per image.", unit="classes")
     false_accept_rate: float = setting(

@@ -81,7 +81,8 @@ def given_values(
     """The flags that were given and the positional arguments, by name of their setting.
 
     Raises:
-      UserError: positional arguments were given where none are taken.
+      UserError: positional arguments were given where none are taken, or a text holds a line
+        break.
     """
     if arguments and positional is None:
         raise UserError(
@@ -93,6 +94,8 @@ def given_values(
         for field in dataclasses.fields(settings_class)
         if field.name != positional and flag_values[field.name].present
     }
+    for name, value in values.items():
+        _check_text(name, value)
     given = {name: flag_values[name].value for name in RETIRED if flag_values[name].present}
     without_retired(given, source="the command line or its flagfile")
     if positional is not None:
@@ -103,17 +106,29 @@ def given_values(
 def flagfile_text(settings: Any, *, comment: str) -> str:
     """The settings as a flagfile that repeats the run: one `--name=value` a line.
 
-    Settings that are None are left out; the comment stands on lines of its own, as absl asks.
+    Settings that are None are left out; the comment stands on lines of its own.
+
+    Raises:
+      UserError: a setting is a text with a line break.
     """
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if value is None:
             continue
+        _check_text(field.name, value)
         if isinstance(value, bool):
             value = str(value).lower()
         lines.append(f"--{field.name}={value}")
     return "\n".join(lines) + "\n"
+
+
+def _check_text(name: str, value: Any) -> None:
+    if isinstance(value, str) and any(each in value for each in "\n\r\0"):
+        raise UserError(
+            f"--{name}={value!r} holds a line break, which a flagfile cannot hold: give the file "
+            "or folder another name."
+        )
 
 
 def _help(field: dataclasses.Field) -> str:

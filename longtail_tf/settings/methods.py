@@ -46,7 +46,7 @@ _LONGTAIL: Mapping[str, Any] = {
     "metric_loss": "triplet_semihard",
     "unit_features": True,
     "neck": True,
-    "inference_rule": "lda",
+    "inference_rule": "auto",
 }
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -135,7 +135,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "class_power": 1.0,
         "unit_features": True,
         "neck": True,
-        "inference_rule": "gated_lda",
+        "inference_rule": "auto",
     },
 }
 

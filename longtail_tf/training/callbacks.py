@@ -7,19 +7,21 @@ metrics.jsonl, TensorBoard, the progress line, the collapse sentinel.
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Optional, TextIO
+from typing import Any, Optional
 
 import tensorflow as tf
+from absl import logging
 
 from longtail_tf.errors import UserError
 from longtail_tf.training.checkpoints import Checkpoints
+from longtail_tf.training.progress import format_seconds
 
 Sink = Callable[[dict[str, Any]], None]
 COLLAPSED_SPREAD = 0.02  # of unit vectors: features within a cone of about one degree
+ESTIMATE_STEPS = 5
 SETTLING_STEPS = 100  # a fresh network may start close to collapse
 
 
@@ -79,6 +81,42 @@ class TrainingLog(StepCallback):
         for sink in self._sinks:
             sink(record)
         self._since = (step, time.perf_counter())
+
+
+class Estimate(StepCallback):
+    """Says once, early, how long the run will take: at step 5, or 10 seconds after the first step.
+
+    The first step traces the graph, so its time says nothing.
+    """
+
+    def __init__(
+        self, *, start_step: int, steps: int, evaluation: Callable[[float], float]
+    ) -> None:
+        """Prepares to estimate.
+
+        Args:
+          start_step: of this training.
+          steps: the last one.
+          evaluation: seconds a train step -> seconds of what comes after the last one.
+        """
+        super().__init__(start_step=start_step, steps=steps)
+        self._evaluation = evaluation
+        self._first_at: float | None = None
+        self._done = False
+
+    def after_step(self, step: int) -> None:
+        """Notes the first step; then speaks when it is time."""
+        now = time.perf_counter()
+        if self._first_at is None:
+            self._first_at = now
+            return
+        steps_timed = step - self.start_step - 1
+        if self._done or (steps_timed < ESTIMATE_STEPS - 1 and now - self._first_at < 10):
+            return
+        self._done = True
+        a_step = (now - self._first_at) / steps_timed
+        left = a_step * (self.steps - step) + self._evaluation(a_step)
+        logging.info("about %s left on this machine, evaluation included", format_seconds(left))
 
 
 class Validation(StepCallback):
@@ -159,40 +197,6 @@ class Checkpointing(StepCallback):
         self._asked_to_stop = True
 
 
-class Progress:
-    """A sink that keeps one line up to date on a terminal, or prints lines into a log."""
-
-    def __init__(self, *, steps: int, start_step: int, stream: Optional[TextIO] = None) -> None:
-        self._steps, self._start_step = steps, start_step
-        self._stream = sys.stderr if stream is None else stream
-        self._on_terminal = self._stream.isatty()
-        self._started = time.perf_counter()
-        self._printed_at = float("-inf")
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        """Shows a training record; on a log at most one line in five seconds, and the last."""
-        now, step = time.perf_counter(), record["step"]
-        if not self._on_terminal and now - self._printed_at < 5 and step < self._steps:
-            return
-        self._printed_at = now
-        seconds_per_step = (now - self._started) / max(step - self._start_step, 1)
-        left = format_seconds(seconds_per_step * (self._steps - step))
-        text = f"step {step:,}/{self._steps:,}"
-        if "head_loss" in record:
-            text += (
-                f"  head {record['head_loss']:.3f} ({100 * record['head_accuracy']:.0f} % right)"
-            )
-        if "whole_loss" in record:
-            text += (
-                f"  whole {record['whole_loss']:.3f} ({100 * record['active_share']:.0f} % active)"
-            )
-        text += f"  {record['images_per_s']:,.0f} images/s  {left} left"
-        end = "\n" if step == self._steps or not self._on_terminal else ""
-        print(
-            f"\r\x1b[K{text}" if self._on_terminal else text, end=end, file=self._stream, flush=True
-        )
-
-
 class TensorBoardScalars:
     """A sink that writes every number of a record as a TensorBoard scalar."""
 
@@ -241,16 +245,6 @@ class CollapseSentinel:
                 f"{record['spread']:.4f}, whole_loss {record['whole_loss']:.4f} = margin): lower "
                 "--learning_rate, or lengthen --warmup_steps."
             )
-
-
-def format_seconds(seconds: float) -> str:
-    """8 s, 2 min 5 s, 3 h 12 min."""
-    seconds = int(round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, float]:

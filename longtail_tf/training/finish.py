@@ -8,6 +8,7 @@ from typing import Any
 from longtail_tf.config import ResolvedConfig
 from longtail_tf.datasets import DatasetIndex
 from longtail_tf.recognition.embedding_pass import refresh_batch_norm
+from longtail_tf.runs import records
 from longtail_tf.runs.evaluation import recognizer_from
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.trained_run import TrainedRun, inference_copy, save_run
@@ -39,13 +40,18 @@ def finished_run(
       num_head: classes of the head classifier.
       folder: where the run is saved.
     """
-    plain = plain_copy(begun, config, channels=index.channels, num_head=num_head)
+    plain = plain_copy(begun, config, index, num_head=num_head)
     batch_norm = refresh_batch_norm(
         plain.model,
         lambda sampler: plain.inputs.plain_streams(sampler, seed=config.seed),
         index.train.labels,
         seed=config.seed,
     )
-    recognizer = recognizer_from(plain.model, plain.inputs, index, config, num_head=num_head)
+    recognizer, choice = recognizer_from(
+        plain.model, plain.inputs, index, config, num_head=num_head
+    )
+    if choice is not None:
+        config = dataclasses.replace(config, inference_rule=choice.rule)
+        records.settle(folder, config, index, num_head=num_head)
     model = inference_copy(plain.model, config, channels=index.channels)
     return Finished(save_run(folder, model, recognizer), batch_norm)

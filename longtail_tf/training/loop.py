@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Optional
 
 import tensorflow as tf
@@ -17,12 +18,13 @@ from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.runs import training_losses
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.streams import distributed_streams, head_sampler, whole_sampler
-from longtail_tf.settings.choices import CIFAR_BACKBONES
+from longtail_tf.settings.backbones import facts
 from longtail_tf.training import workers
-from longtail_tf.training.callbacks import Checkpointing, TrainingLog, Validation
+from longtail_tf.training.callbacks import Checkpointing, Estimate, TrainingLog, Validation
 from longtail_tf.training.checkpoints import Checkpoints
 from longtail_tf.training.learning_rate import TwoRates, build_optimizer, learning_rate_schedule
 from longtail_tf.training.monitoring import training_sinks, validation_of, validation_sinks
+from longtail_tf.training.plan import STEP_COST
 from longtail_tf.training.start import Start
 
 
@@ -46,6 +48,8 @@ def compile_for(
     model: TwoStreamModel, config: ResolvedConfig, index: DatasetIndex, *, num_head: int
 ) -> None:
     """Gives a network its losses and optimizers, ready for `fit`; in the scope of its strategy."""
+    if not config.steps:
+        return  # nothing is trained
     has_head_update = config.has_head_stream
     joint = config.schedule == "joint" and has_head_update
     model.compile(
@@ -101,6 +105,8 @@ def fit(
             sinks=training_sinks(config, folder, start_step=start_step, chief=team.is_chief),
         )
     ]
+    if team.is_chief:
+        callbacks.append(Estimate(**span, evaluation=_evaluation_seconds(begun, config, index)))
     evaluate = validation_of(begun, config, index, num_head=num_head, team=team)
     if evaluate is not None:
         callbacks.append(
@@ -129,6 +135,24 @@ def fit(
     return checkpointing.interrupted_at
 
 
+def _evaluation_seconds(
+    begun: Start, config: ResolvedConfig, index: DatasetIndex
+) -> Callable[[float], float]:
+    """Seconds a train step -> seconds from the last step to the report, about.
+
+    A train step costs three forward passes. Training and validation images are looked at once more
+    above the trunk, test images through all of it.
+    """
+    seen = len(index.train) + len(index.val or ())
+    tests = len(index.test or ())
+
+    def after(seconds_a_step: float) -> float:
+        forward = seconds_a_step / max(config.images_per_step, 1) / STEP_COST
+        return forward * (seen + tests) + begun.trunk_seconds * tests
+
+    return after
+
+
 def show_replicas(config: ResolvedConfig, strategy: tf.distribute.Strategy) -> None:
     """Says how several replicas share the work."""
     if strategy.num_replicas_in_sync == 1:
@@ -136,7 +160,7 @@ def show_replicas(config: ResolvedConfig, strategy: tf.distribute.Strategy) -> N
     processes = workers.count_of(strategy)
     text = f"{strategy.num_replicas_in_sync} replicas share each batch"
     text += f", in {processes} workers" if processes > 1 else ""
-    if config.backbone not in CIFAR_BACKBONES and config.train_from == "all":
+    if not facts(config.backbone).synchronised and config.train_from == "all":
         text += (
             f"; the batch normalisation inside {config.backbone} is of each replica's own images, "
             "so the weights will differ from those of one replica"

@@ -14,7 +14,8 @@ from longtail_tf.runs.evaluation import quick_validation
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.trained_run import copy_weights
 from longtail_tf.training import workers
-from longtail_tf.training.callbacks import CollapseSentinel, Progress, Sink, TensorBoardScalars
+from longtail_tf.training.callbacks import CollapseSentinel, Sink, TensorBoardScalars
+from longtail_tf.training.progress import Progress
 from longtail_tf.training.start import Start, plain_copy
 
 
@@ -54,7 +55,7 @@ def validation_of(
         return None
     copy = None
     if team.strategy.num_replicas_in_sync > 1:
-        copy = plain_copy(begun, config, channels=index.channels, num_head=num_head).model
+        copy = plain_copy(begun, config, index, num_head=num_head).model
 
     def evaluate(step: int) -> Optional[dict[str, Any]]:
         if copy is not None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
-import time
+import shutil
 from typing import Any, Optional
 
 import numpy as np
@@ -30,7 +29,7 @@ from longtail_tf.recognition.whitening import fit_whitening
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.streams import pixel_inputs
 from longtail_tf.runs.trained_run import build_embedder, copy_weights, two_streams_over
-from longtail_tf.training.callbacks import format_seconds
+from longtail_tf.training.progress import CacheProgress
 
 HEAD_LENGTH = 10.0  # of a class vector at the start, times the root of the embedding's length
 
@@ -42,10 +41,12 @@ class Start:
     Attributes:
       model: what is trained; takes pixels, or the outputs of a frozen trunk.
       inputs: its training streams and un-augmented batches.
+      trunk_seconds: an image takes through the frozen trunk, where that was measured.
     """
 
     model: TwoStreamModel
     inputs: Inputs
+    trunk_seconds: float = 0.0
 
 
 def starting_network(
@@ -68,46 +69,63 @@ def starting_network(
     Raises:
       UserError: weights or a cut that do not exist or do not fit; a disk that is full.
     """
-    tf.keras.utils.set_random_seed(config.seed)
-    model, trunk = _network(
-        config,
-        channels=index.channels,
-        num_head=num_head,
-        precision=config.precision,
-        weights=config.weights,
-    )
+    model, trunk = _network(config, index, num_head=num_head)
     inputs: Inputs = pixel_inputs(config, index)
     if trunk is not None:
         cache_folder = pathlib.Path(config.cache_dir or folder.trunk_cache)
         inputs = _trunk_inputs(trunk, config, index, cache_folder=cache_folder)
-    if config.embedding_start == "whitened":
-        start_where_features_compare_best(
-            model, inputs, num_classes=index.num_classes, seed=config.seed
-        )
+    _set_start(model, inputs, config, index)
+    return Start(model, inputs, getattr(inputs, "seconds_an_image", 0.0))
+
+
+def network_over(
+    inputs: Inputs, config: ResolvedConfig, index: DatasetIndex, *, num_head: int
+) -> Start:
+    """As `starting_network`, over inputs that are there already."""
+    model, _ = _network(config, index, num_head=num_head)
+    _set_start(model, inputs, config, index)
     return Start(model, inputs)
 
 
-def plain_copy(begun: Start, config: ResolvedConfig, *, channels: int, num_head: int) -> Start:
+def remove_own_cache(folder: RunFolder) -> None:
+    """Deletes the trunk outputs that a finished run keeps in its own folder."""
+    shutil.rmtree(folder.trunk_cache, ignore_errors=True)
+
+
+def plain_copy(
+    begun: Start, config: ResolvedConfig, index: DatasetIndex, *, num_head: int
+) -> Start:
     """The same network in float32 and in one replica, with none of its training state."""
-    model, _ = _network(
-        config, channels=channels, num_head=num_head, precision="float32", weights="none"
-    )
+    plain = dataclasses.replace(config, precision="float32", weights="none")
+    model, _ = _network(plain, index, num_head=num_head)
     copy_weights(begun.model, model)
     return Start(model, begun.inputs)
 
 
 def _network(
-    config: ResolvedConfig, *, channels: int, num_head: int, precision: str, weights: str
+    config: ResolvedConfig, index: DatasetIndex, *, num_head: int
 ) -> tuple[TwoStreamModel, Optional[tf.keras.Model]]:
     """The network that is trained, and the trunk below it where that is computed beforehand."""
-    embedder = build_embedder(config, channels=channels, precision=precision, weights=weights)
+    tf.keras.utils.set_random_seed(config.seed)
+    embedder = build_embedder(
+        config, channels=index.channels, precision=config.precision, weights=config.weights
+    )
     if config.train_from == "all":
         return two_streams_over(embedder, config, num_head=num_head), None
-    trunk, top = networks.split_embedder(embedder, config.train_from)
-    if not config.cached_views:
+    trunk, top = networks.split_embedder(embedder, config.trunk_below)
+    if not config.cached_views and config.steps:
         return two_streams_over(embedder, config, num_head=num_head), None
     settings = {"input_dtype": "float16", "whole_embedder": embedder}
     return two_streams_over(top, config, num_head=num_head, **settings), trunk
+
+
+def _set_start(
+    model: TwoStreamModel, inputs: Inputs, config: ResolvedConfig, index: DatasetIndex
+) -> None:
+    if config.embedding_start == "whitened":
+        start_where_features_compare_best(
+            model, inputs, num_classes=index.num_classes, seed=config.seed
+        )
 
 
 def fitting_views(
@@ -139,7 +157,7 @@ def _trunk_inputs(
     cache_folder: pathlib.Path,
 ) -> TrunkInputs:
     shape = tuple(int(size) for size in trunk.output_shape[1:])
-    views = fitting_views(
+    views = config.cached_views and fitting_views(
         config.cached_views,
         num_images=len(index.train),
         num_val=len(index.val or ()),
@@ -147,6 +165,7 @@ def _trunk_inputs(
         megabytes=config.cache_disk_megabytes,
     )
     caches: dict[str, TrunkCache] = {}
+    rates: list[float] = []
     for name in ("train", "val"):
         split = getattr(index, name)
         if split is None:
@@ -163,37 +182,12 @@ def _trunk_inputs(
             augment=config.whole_augment,
             seed=config.seed,
             max_bad_share=config.max_bad_share,
-            show_progress=CacheProgress(name),
+            show_progress=(progress := CacheProgress(name)),
         )
-    return TrunkInputs(caches, seed=config.seed)
-
-
-class CacheProgress:
-    """Says how far the filling of a cache is, with its rate and the time left."""
-
-    def __init__(self, name: str) -> None:
-        self._name, self._stream = name, sys.stderr
-        self._began: Optional[tuple[float, int]] = None
-        self._shown_at = float("-inf")
-
-    def __call__(self, done: int, total: int) -> None:
-        """Shows a line: on a terminal it is kept up to date, in a log one comes in ten seconds."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, done)  # the first batch pays for tracing: its time says nothing
-            return
-        on_terminal = self._stream.isatty()
-        if now - self._shown_at < (0.5 if on_terminal else 10) and done < total:
-            return
-        self._shown_at = now
-        seconds, before = self._began
-        rate = (done - before) / max(now - seconds, 1e-9)
-        text = (
-            f"frozen trunk over {self._name} images: {done:,}/{total:,}  {rate:,.0f} images/s  "
-            f"{format_seconds((total - done) / max(rate, 1e-9))} left"
-        )
-        end = "\n" if done == total or not on_terminal else ""
-        print(f"\r\x1b[K{text}" if on_terminal else text, end=end, file=self._stream, flush=True)
+        rates.append(progress.rate)
+    inputs = TrunkInputs(caches, seed=config.seed)
+    inputs.seconds_an_image = 1 / max(rates) if max(rates) else 0.0
+    return inputs
 
 
 def start_where_features_compare_best(

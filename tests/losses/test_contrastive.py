@@ -240,7 +240,7 @@ def test_source_rows_change_only_the_losses_that_say_so(name):
 
 @pytest.mark.parametrize("name", stacks.available(PAIR_LOSSES))
 def test_every_loss_is_the_same_in_a_graph_and_compiled(name):
-    loss = losses.metric_loss(name, margin=0.3, distance_metric="L2", images_per_class=4)
+    loss = losses.metric_loss(name, margin=0.3, distance_metric="L2")
     points = batch(10).astype(np.float32)
 
     def step(points):
@@ -330,7 +330,7 @@ def test_names_stand_for_the_losses_they_say():
         "multi_similarity": losses.multi_similarity_loss(RAGGED, points, source_rows=SOURCES),
     }
     for name, value in expected.items():
-        loss = losses.metric_loss(name, temperature=0.3, images_per_class=4, **settings)
+        loss = losses.metric_loss(name, temperature=0.3, **settings)
         assert float(loss(RAGGED, points, SOURCES)) == float(value), name
 
 
@@ -342,7 +342,6 @@ def test_names_stand_for_the_losses_they_say():
         ({"name": "supcon", "margin": -1.0}, "margin=-1.0 was given"),
         ({"name": "supcon", "distance_metric": "cosine"}, "distance_metric='cosine' is unknown"),
         ({"name": "prototype"}, "metric_loss='prototype' keeps one prototype a class: give num_cl"),
-        ({"name": "triplet_semihard", "images_per_class": 1}, "images_per_class=1 was given"),
         pytest.param(
             {"name": "tfa_lifted_struct", "distance_metric": "angular"},
             "distance_metric='angular' was given with .* measures L2 only: choose L2, or another",

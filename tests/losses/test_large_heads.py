@@ -1,4 +1,4 @@
-"""Chunked and partial cross entropy, prototype loss: against the full softmax in float64 loops."""
+"""Partial cross entropy and the prototype loss: against the full softmax in float64 loops."""
 
 import functools
 
@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from longtail_tf import losses
 from longtail_tf.errors import UserError
-from longtail_tf.losses import class_weights
 from longtail_tf.losses.partial import sample_classes
 from tests import loss_oracles
 
@@ -21,13 +20,12 @@ def head(seed=0):
     return rng.normal(size=(SIZE, WIDTH)), rng.normal(size=(WIDTH, CLASSES))
 
 
-def full(points, kernel, labels=LABELS, kept=None, offsets=0.0):
+def full(points, kernel, labels=LABELS, kept=None):
     """Value and gradients of the mean cross entropy over the `kept` classes, one slot at a time."""
     kept = list(range(kernel.shape[1])) if kept is None else kept
     value, by_points, by_kernel = 0.0, np.zeros_like(points), np.zeros_like(kernel)
-    offsets = np.broadcast_to(offsets, kernel.shape[1])
     for i, y in enumerate(labels):
-        logits = [points[i] @ kernel[:, c] + offsets[c] for c in kept]
+        logits = [points[i] @ kernel[:, c] for c in kept]
         shares = loss_oracles.softmax(logits)
         value += (np.logaddexp.reduce(logits) - logits[kept.index(y)]) / len(labels)
         for share, c in zip(shares, kept):
@@ -55,105 +53,6 @@ def check(found, expected, tolerance=2e-6):
 
 def single(*arrays):
     return [tf.constant(array, tf.float32) for array in arrays]
-
-
-# --- chunked -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chunk", [1, 5, 8, 22, 23, 24, 10000])
-def test_chunks_of_any_size_give_the_full_cross_entropy(chunk):
-    loss = functools.partial(losses.chunked_cross_entropy, chunk=chunk)
-    check(value_and_gradients(loss, *single(*head())), full(*head()))
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_chunked_in_a_graph_and_compiled(compiled):
-    loss = functools.partial(losses.chunked_cross_entropy, chunk=8)
-    step = tf.function(functools.partial(value_and_gradients, loss), jit_compile=compiled)
-    check(step(*single(*head(1))), full(*head(1)))
-
-
-def test_chunked_follows_the_upstream_gradient():
-    points, kernel = single(*head(2))
-    with tf.GradientTape() as tape:
-        tape.watch(kernel)
-        value = -3.0 * losses.chunked_cross_entropy(LABELS, points, kernel, chunk=6) ** 2
-    expected = full(*head(2))
-    np.testing.assert_allclose(
-        tape.gradient(value, kernel), -6.0 * expected[0] * expected[2], rtol=1e-4, atol=1e-5
-    )
-
-
-def test_chunked_with_offsets_is_the_logit_adjusted_loss():
-    counts = np.arange(CLASSES, 0, -1) ** 2
-    offsets = class_weights.prior_offsets(counts)
-    loss = functools.partial(losses.chunked_cross_entropy, chunk=7, class_offsets=offsets)
-    points, kernel = single(*head(3))
-    found = value_and_gradients(loss, points, kernel)
-    check(found, full(*head(3), offsets=offsets.astype(float)))
-    plain = losses.classification_loss("logit_adjusted", class_counts=counts)
-    assert float(found[0]) == pytest.approx(float(plain(LABELS, points @ kernel)), rel=1e-6)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.bfloat16, 4e-3), (tf.float16, 5e-4)])
-def test_chunked_takes_half_precision(dtype, tolerance):
-    points, kernel = (tf.constant(array, dtype) for array in head(4))
-    loss = functools.partial(losses.chunked_cross_entropy, chunk=8)
-    found = value_and_gradients(loss, points, kernel)
-    assert found[1].dtype == dtype and found[2].dtype == dtype
-    seen = [tf.cast(part, tf.float64).numpy() for part in (points, kernel)]
-    assert float(found[0]) == pytest.approx(full(*seen)[0], rel=1e-6)  # computed in float32
-    check(found, full(*seen), tolerance)
-
-
-def test_chunked_logits_may_be_far_beyond_the_range_of_exp():
-    points, kernel = head(5)
-    loss = functools.partial(losses.chunked_cross_entropy, chunk=8)
-    for scale in (1e3, -1e3):
-        found = value_and_gradients(loss, *single(scale * points, kernel))
-        assert float(found[0]) == pytest.approx(full(scale * points, kernel)[0], rel=1e-4)
-        assert all(np.all(np.isfinite(part)) for part in found)
-
-
-def test_chunked_of_an_empty_batch_is_zero():
-    points, kernel = single(np.zeros((0, WIDTH)), head()[1])
-    loss = functools.partial(losses.chunked_cross_entropy, chunk=8)
-    found = value_and_gradients(loss, points, kernel, np.zeros(0, np.int32))
-    assert float(found[0]) == 0.0 and not np.any(found[2])
-
-
-def test_chunked_trains_a_variable():
-    points, kernel = single(*head(6))
-    variable = tf.Variable(kernel)
-    with tf.GradientTape() as tape:
-        value = losses.chunked_cross_entropy(LABELS[:, None], points, variable, chunk=8)
-    np.testing.assert_allclose(
-        tape.gradient(value, variable), full(*head(6))[2], rtol=1e-4, atol=1e-6
-    )
-
-
-def test_no_tensor_holds_more_than_one_chunk_of_logits():
-    """Of the traced graph, gradient included, no tensor is as large as two chunks of logits."""
-    chunk, classes, size = 64, 1024, 40
-
-    @tf.function
-    def step(labels, points, kernel):
-        loss = functools.partial(losses.chunked_cross_entropy, chunk=chunk)
-        return value_and_gradients(loss, points, kernel, labels)
-
-    graph = step.get_concrete_function(
-        tf.TensorSpec([size], tf.int32),
-        tf.TensorSpec([size, WIDTH]),
-        tf.TensorSpec([WIDTH, classes]),
-    ).graph.as_graph_def(add_shapes=True)
-    nodes = [node for function in graph.library.function for node in function.node_def]
-    sizes = [
-        tf.TensorShape(shape).num_elements()
-        for node in [*graph.node, *nodes]
-        for shape in node.attr["_output_shapes"].list.shape
-        if len(shape.dim) == 2 and shape.dim[0].size == size
-    ]
-    assert chunk * size in sizes and max(sizes) == chunk * size
 
 
 # --- partial -------------------------------------------------------------------------------------
@@ -316,12 +215,6 @@ def refused(sentence, function, *args, **settings):
         function(*args, **settings)
 
 
-@pytest.mark.parametrize("chunk", [0, -1, 2.5, True, None])
-def test_bad_chunks_are_refused_in_words(chunk):
-    refused(f"chunk={chunk} was given: give a whole number", losses.chunked_cross_entropy, LABELS,
-            *single(*head()), chunk=chunk)  # fmt: skip
-
-
 @pytest.mark.parametrize("number", [0, 24, 2.5, True, None])
 def test_bad_numbers_of_classes_are_refused_in_words(number):
     refused(f"num_sampled={number} .* of 23 classes: give a whole number of 1 to 23",
@@ -331,15 +224,11 @@ def test_bad_numbers_of_classes_are_refused_in_words(number):
 
 def test_shapes_that_do_not_fit_are_refused_in_words():
     points, kernel = single(*head())
-    chunked = losses.chunked_cross_entropy
-    partial = functools.partial(losses.partial_cross_entropy, num_sampled=2, seed=0, step=0)
-    for loss in (chunked, partial):
-        refused(r"labels \(2,\), neck output \(9, 5\)", loss, [0, 1], points, kernel)
-        refused(r"kernel \(23, 5\) came: give", loss, LABELS, points, tf.transpose(kernel))
-        refused(r"neck output \(5,\)", loss, LABELS, points[0], kernel)
-    refused(r"class_offsets of shape \(2,\) came with a kernel of 23", chunked, LABELS, points,
-            kernel, class_offsets=[0.0, 1.0])  # fmt: skip
-    unknown = tf.function(functools.partial(chunked, LABELS), autograph=False).get_concrete_function
+    loss = functools.partial(losses.partial_cross_entropy, num_sampled=2, seed=0, step=0)
+    refused(r"labels \(2,\), neck output \(9, 5\)", loss, [0, 1], points, kernel)
+    refused(r"kernel \(23, 5\) came: give", loss, LABELS, points, tf.transpose(kernel))
+    refused(r"neck output \(5,\)", loss, LABELS, points[0], kernel)
+    unknown = tf.function(functools.partial(loss, LABELS), autograph=False).get_concrete_function
     refused("a known number of classes", unknown, tf.TensorSpec([SIZE, WIDTH]),
             tf.TensorSpec([WIDTH, None]))  # fmt: skip
 

@@ -100,7 +100,6 @@ def loss_of(name, metric="L2"):
         name,
         margin=MARGIN,
         distance_metric=metric,
-        images_per_class=4,
         temperature=TEMPERATURE,
         num_classes=9,
         embedding_dim=9,

@@ -27,7 +27,7 @@ def points(seed=0, width=4):
 
 def test_names_load_without_tensorflow():
     code = (
-        "import sys, longtail_tf.losses.names, longtail_tf.losses as losses\n"
+        "import sys, longtail_tf.losses.checks, longtail_tf.losses as losses\n"
         "assert 'metric_loss' in dir(losses)\n"
         "print('tensorflow' in sys.modules)\n"
     )
@@ -80,7 +80,7 @@ def test_classes_are_the_functions_with_settings():
 @pytest.mark.parametrize(
     "loss",
     [
-        losses.TripletSemiHardLoss(0.3, "angular", "mine", images_per_class=4),
+        losses.TripletSemiHardLoss(0.3, "angular", "mine"),
         losses.TripletSemiHardLoss(),
         losses.TripletHardLoss(0.3, True, "squared-L2", "mine"),
         losses.TripletHardLoss(),
@@ -117,8 +117,6 @@ def test_bad_settings_of_the_classes_are_refused_in_words():
             make(margin=-1)
         with pytest.raises(UserError, match="distance_metric='L1' is unknown"):
             make(distance_metric="L1")
-    with pytest.raises(UserError, match="images_per_class=1 was given"):
-        losses.TripletSemiHardLoss(images_per_class=1)
     with pytest.raises(UserError, match="soft='L2' was given: give True"):
         losses.TripletHardLoss(0.2, "L2")
 
@@ -250,7 +248,9 @@ def test_bad_settings_of_the_statistics_are_refused_in_words():
 
 
 def test_pair_masks_by_hand():
-    positive, negative = pair_masks.pair_masks(tf.constant([4, 4, 4, 1]), tf.constant([0, 0, 2, 3]))
+    labels, rows = tf.constant([4, 4, 4, 1], tf.int64), tf.constant([0, 0, 2, 3])
+    compared = pair_masks.partners(labels, tf.zeros([4, 2]), rows)
+    positive, negative = pair_masks.pair_masks(compared)
     assert positive.numpy().astype(int).tolist() == [
         [0, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]  # fmt: skip
     assert negative.numpy().astype(int).tolist() == [

@@ -38,7 +38,7 @@ with strategy.scope():
     mirrored = tf.Variable(kernel)
 
 for name in ("triplet_semihard", "triplet_hard", "supcon", "multi_similarity"):
-    loss_of = losses.metric_loss(name, margin=0.5, images_per_class=4)
+    loss_of = losses.metric_loss(name, margin=0.5)
     with tf.GradientTape() as tape:
         whole = loss_of(labels, points @ kernel)
     expected = tape.gradient(whole, kernel)

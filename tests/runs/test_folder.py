@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 
 import pytest
 
@@ -11,48 +10,6 @@ from longtail_tf import files
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically, write_csv, write_json
 from longtail_tf.runs.folder import RunFolder, provenance
-
-
-def test_write_atomically_replaces_and_leaves_nothing_beside(tmp_path):
-    path = tmp_path / "deep" / "a.txt"
-    write_atomically(path, "one")
-    write_atomically(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert os.listdir(path.parent) == ["a.txt"]
-
-
-def test_write_atomically_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
-    write_atomically(path, "one")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(files.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, "two")
-    assert path.read_text() == "one"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_written_files_have_the_users_permissions(tmp_path):
-    before = os.umask(0o022)
-    try:
-        write_atomically(tmp_path / "a", "x")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
-
-
-def test_json_refuses_nan(tmp_path):
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert not (tmp_path / "a.json").exists()
-
-
-def test_write_csv_quotes(tmp_path):
-    write_csv(tmp_path / "a.csv", ("id", "name"), [(0, 'a "b", c'), (1, None)])
-    assert (tmp_path / "a.csv").read_text() == 'id,name\n0,"a ""b"", c"\n1,\n'
 
 
 def test_provenance_names_commit_versions_data_and_seed():
@@ -125,11 +82,9 @@ def _recorded_run(path):
 
 def test_digests_are_those_of_the_files(tmp_path):
     folder = _recorded_run(tmp_path)
-    assert json.loads(folder.digests.read_text()) == {
-        "sha256": {
-            name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-            for name in ("classes.csv", "config.json", "model.weights.h5")
-        }
+    assert json.loads(folder.digests.read_text())["sha256"] == {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("classes.csv", "config.json", "model.weights.h5")
     }
     folder.check_digests(folder.config, folder.weights, folder.prototypes)
     assert RunFolder.open(tmp_path).path == tmp_path
@@ -185,3 +140,34 @@ def test_trim_metrics_drops_later_and_broken_lines(tmp_path):
     folder.trim_metrics(5)
     steps = [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]
     assert steps == [1, 5]
+
+
+def test_a_file_of_another_size_is_told_before_it_is_read(tmp_path):
+    folder = _recorded_run(tmp_path)
+    os.truncate(folder.weights, 20 << 30)  # reading it would take a minute
+    with pytest.raises(UserError, match="21,474,836,480 bytes, digests.json says 7"):
+        folder.check_digests(folder.weights)
+
+
+def test_digests_of_a_version_without_sizes_are_checked(tmp_path):
+    folder = _recorded_run(tmp_path)
+    content = json.loads(folder.digests.read_text())
+    del content["bytes"]
+    folder.digests.write_text(json.dumps(content))
+    folder.check_digests(folder.weights)
+    folder.weights.write_bytes(b"changed")
+    with pytest.raises(UserError, match="was changed after the run wrote it .sha256"):
+        folder.check_digests(folder.weights)
+
+
+@pytest.mark.parametrize(
+    "left", [[".lock"], [".lock", "digests.json", f".config.json.{files._machine()}89abcdef.part"]]
+)
+def test_what_a_kill_leaves_before_the_settings_counts_as_nothing(tmp_path, left):
+    for name in left:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="stopped before it wrote its settings"):
+        with RunFolder.claim(tmp_path, resume=True):
+            pass
+    with RunFolder.claim(tmp_path, resume=False):
+        assert sorted(os.listdir(tmp_path)) == [name for name in left if "part" not in name]

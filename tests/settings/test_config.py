@@ -106,7 +106,16 @@ def test_is_frozen():
         (dict(head_sampled_classes=8, label_smoothing=0.1), "spreads labels over every head class"),
         (dict(head_sampled_classes=8, cosine_head=True), "scales every class vector in each step"),
         (dict(head_sampled_classes=8, replicas="devices"), "with other classes than the rest"),
-        (dict(weights="imagenet", backbone="resnet20"), "needs a backbone that has such weights"),
+        (
+            dict(weights="imagenet", backbone="resnet20"),
+            "for which there are none: set --backbone to one of efficientnet_lite0",
+        ),
+        (
+            dict(weights="imagenet", backbone="net.keras"),
+            "--backbone=net.keras, which starts from the weights it brings: leave --weights out",
+        ),
+        (dict(backbone="resnet21"), "there is no such backbone; did you mean resnet32"),
+        (dict(backbone="resnet20", train_from="block11"), "resnet20 has no part 'block11'"),
     ],
 )
 def test_bad_settings_are_refused_in_words(change, message):
@@ -138,10 +147,10 @@ PHOTOS = dict(num_images=2000, num_classes=50, side=240, is_files=True, flip_is_
 def test_photos_start_from_imagenet_weights_at_224_px_on_a_frozen_trunk():
     config = resolve(Config(**GOOD, unit_features=False), **PHOTOS)
     assert (config.image_size, config.backbone, config.width) == (224, "efficientnet_lite0", None)
-    assert (config.weights, config.train_from, config.cached_views) == ("imagenet", "auto", 8)
+    assert (config.weights, config.train_from, config.cached_views) == ("imagenet", "auto", 4)
     assert (config.classes_per_batch, config.head_augment) == (16, "resized_crop_flip")
     assert config.margin == 0.3
-    assert (config.embedding_dim, config.steps) == (256, -(-4 * 2000 // 128))
+    assert (config.embedding_dim, config.steps) == (256, -(-6 * 2000 // 128))
 
 
 @pytest.mark.parametrize(
@@ -149,12 +158,12 @@ def test_photos_start_from_imagenet_weights_at_224_px_on_a_frozen_trunk():
     [
         (dict(weights="none"), ("resnet18v2", "none", "all", 0.1, 1.0, 2000)),
         (dict(backbone="resnet50v2"), ("resnet50v2", "none", "all", 0.1, 1.0, 2000)),
-        (dict(train_from="all", steps=5), ("efficientnet_lite0", "imagenet", "all", 0.03, 0.1, 5)),
+        (dict(train_from="all", steps=5), ("efficientnet_lite0", "imagenet", "all", 0.05, 0.1, 5)),
         (dict(image_size=48), ("resnet20", "none", "all", 0.1, 1.0, 2000)),
         (dict(image_size=48, weights="imagenet"),
-         ("efficientnet_lite0", "imagenet", "auto", 0.03, 1.0, 63)),
+         ("efficientnet_lite0", "imagenet", "auto", 0.05, 1.0, 94)),
         (dict(backbone="efficientnet_lite0", weights="runs/a", train_from="head", passes=2),
-         ("efficientnet_lite0", "runs/a", "head", 0.03, 1.0, 32)),
+         ("efficientnet_lite0", "runs/a", "head", 0.05, 1.0, 32)),
     ],
 )  # fmt: skip
 def test_what_training_starts_from_sets_what_is_not_given(change, expected):
@@ -163,6 +172,26 @@ def test_what_training_starts_from_sets_what_is_not_given(change, expected):
         config.backbone, config.weights, config.train_from, config.learning_rate,
         config.backbone_rate, config.steps,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (dict(), "-1..1"),
+        (dict(backbone="resnet50v2", weights="imagenet"), "0..1"),
+        (dict(backbone="resnet50v2", weights="file.weights.h5"), "0..1"),
+        (dict(backbone="keras_resnet50"), "caffe"),
+        (dict(backbone="net.keras"), "0..255"),
+        (dict(backbone="net.keras", pixel_range="imagenet"), "imagenet"),
+    ],
+)
+def test_the_pixel_range_belongs_to_the_backbone(change, expected):
+    assert resolve(Config(**GOOD, **change), **PHOTOS).pixel_range == expected
+
+
+def test_a_network_that_brings_its_weights_is_trained_as_a_pretrained_one():
+    config = resolve(Config(**GOOD, backbone="net.keras"), **PHOTOS)
+    assert (config.weights, config.train_from, config.learning_rate) == ("none", "auto", 0.03)
 
 
 @pytest.mark.parametrize(("side", "size"), [(500, 224), (223, 192), (100, 96), (65, 64), (40, 40)])

@@ -42,8 +42,7 @@ def write_in_processes(
                 process.join(_REPORT_SECONDS)
                 yield done.value
         if not faults.empty():
-            is_users, text = faults.get()
-            raise UserError(text) if is_users else RuntimeError(text)
+            raise faults.get()
         killed = [process.exitcode for process in processes if process.exitcode]
         if killed:
             raise UserError(
@@ -90,6 +89,14 @@ def _work(
         except Exception as error:
             with taken.get_lock():
                 taken.value = len(shards)
-            is_users = isinstance(error, UserError)
-            faults.put((is_users, str(error) if is_users else traceback.format_exc()))
+            faults.put(_that_can_be_sent(error))
             return
+
+
+def _that_can_be_sent(error: Exception) -> Exception:
+    """What a user can mend as it is; the traceback of a defect as the text of another."""
+    if isinstance(error, UserError):
+        return UserError(str(error))
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, error.filename)
+    return RuntimeError(traceback.format_exc())

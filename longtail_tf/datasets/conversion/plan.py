@@ -6,10 +6,8 @@ write or in which order, so a conversion can stop anywhere and go on later.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import uuid
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -31,8 +29,8 @@ from longtail_tf.datasets.shards.tf_example import encode_example, find_features
 from longtail_tf.datasets.shards.tfrecord_file import FOOTER_BYTES, HEADER_BYTES, frame_records
 from longtail_tf.datasets.sources.tfrecord import KEY_OPTIONS
 from longtail_tf.errors import UserError
+from longtail_tf.files import replacing
 
-PARTIAL = ".partial"
 _KEYS = {name: option.default for name, option in KEY_OPTIONS.items()}
 _SAMPLE, _CHUNK_IMAGES, _CHUNK_BYTES = 64, 64, 8 << 20
 
@@ -68,23 +66,20 @@ class ShardWriter:
         The shard gets its name when it is whole; until then it is a hidden file.
         """
         path = os.path.join(self.folder, shard.name)
-        # A name of its own: on a cluster two workers may be given the same shard.
-        beside = os.path.join(self.folder, f".{shard.name}.{uuid.uuid4().hex}{PARTIAL}")
         rows: list[Row] = []
-        try:
-            with open(beside, "wb") as file:
-                for records in self._batches(shard, count):
-                    start, framed = file.tell(), frame_records(records)
-                    rows += _index_rows(records, framed, start)
-                    file.write(framed)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
-            raise
-        save_shard_index(index_paths(path)[0], shard_index_of(rows), shard=path, keys=_KEYS)
+        with replacing(path) as file:
+            for records in self._batches(shard, count):
+                start, framed = file.tell(), frame_records(records)
+                rows += _index_rows(records, framed, start)
+                file.write(framed)
+            file.flush()
+            # Before the shard has its name: whoever finds the shard finds its index too.
+            save_shard_index(
+                index_paths(path)[0],
+                shard_index_of(rows),
+                status=os.fstat(file.fileno()),
+                keys=_KEYS,
+            )
 
     def _batches(self, shard: Shard, count: Callable[[int], None]) -> Iterator[list[bytes]]:
         split = split_named(self.index, shard.split)

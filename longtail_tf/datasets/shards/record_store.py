@@ -106,8 +106,8 @@ class RecordStore:
         shard, record = self._place(row)
         return f"{self.shards.names[shard]}:{record}"
 
-    def find(self, keys: Sequence[str]) -> np.ndarray:
-        """The row of each key, int64; -1 where there is no such record."""
+    def find(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `ImageStore.find`."""
         return find_records(keys, names=self.shards.names, first_rows=self.first_rows)
 
     def _place(self, row: int) -> tuple[int, int]:

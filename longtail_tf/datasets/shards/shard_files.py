@@ -67,8 +67,8 @@ def relative_names(paths: Sequence[str]) -> tuple[str, ...]:
 
 def find_records(
     keys: Sequence[str], *, names: Sequence[str], first_rows: np.ndarray
-) -> np.ndarray:
-    """The row of each key `shard:record number`, int64; -1 where there is no such record.
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows int64 of the records with one of the keys `shard:record number`, which keys are known).
 
     Args:
       keys: keys as the stores of shards give them.
@@ -79,11 +79,12 @@ def find_records(
     rows = np.full(len(keys), -1, np.int64)
     for i, key in enumerate(keys):
         name, _, record = key.rpartition(":")
-        if name in shards and record.isdecimal():
+        if name in shards and record.isdecimal() and len(record) < 19:
             row = int(first_rows[shards[name]]) + int(record)
             if row < first_rows[shards[name] + 1]:
                 rows[i] = row
-    return rows
+    known = rows >= 0
+    return np.unique(rows[known]), known
 
 
 def missing_shards(paths: Sequence[str]) -> tuple[str, ...]:

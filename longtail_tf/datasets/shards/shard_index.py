@@ -9,7 +9,6 @@ import io
 import json
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from longtail_tf.datasets.string_table import StringTable
 from longtail_tf.datasets.wording import plural
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically
+from longtail_tf.npz_files import read_arrays
 
 _FORMAT = 1
 NO_LABEL = -1
@@ -84,9 +84,18 @@ def hash_texts(texts: StringTable) -> np.ndarray:
     return np.frombuffer(hashes, "<u8")
 
 
-def save_shard_index(path: str, index: ShardIndex, *, shard: str, keys: Mapping[str, str]) -> None:
-    """Writes the index of `shard` to `path`, with what tells later whether it still fits."""
-    facts = _facts(os.stat(shard), keys, len(index))
+def save_shard_index(
+    path: str, index: ShardIndex, *, status: os.stat_result, keys: Mapping[str, str]
+) -> None:
+    """Writes the index of a shard to `path`, with what tells later whether it still fits.
+
+    Args:
+      path: of the index.
+      index: to write.
+      status: of the shard.
+      keys: the options that the index depends on.
+    """
+    facts = _facts(status, keys, len(index))
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -116,32 +125,48 @@ def load_shard_index(
     """
     status = os.stat(shard)
     try:
-        # Opened here: numpy leaves the file open where it is no archive.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            facts = json.loads(str(arrays["facts"]))
-            wanted = _facts(status, keys, facts.get("rows"))
-            if facts != wanted:
-                logging.info("%s does not fit %s any more; it is built again", path, shard)
-                return None
-            if not whole:
-                return int(facts["rows"])
-            return ShardIndex(
-                arrays["offsets"],
-                arrays["lengths"],
-                arrays["labels"],
-                arrays["text_ids"],
-                StringTable(arrays["text_data"], arrays["text_offsets"]),
-                arrays["text_hashes"],
-                arrays["content"].tobytes(),
-            )
+        arrays = read_arrays(path, None if whole else ("facts",))
+        facts = json.loads(str(arrays["facts"]))
+        rows = facts["rows"]
+        if facts != _facts(status, keys, rows):
+            logging.info("%s does not fit %s any more; it is built again", path, shard)
+            return None
+        if type(rows) is not int or rows < 0:
+            raise ValueError(f"{rows!r} rows")
+        return _index_of_arrays(arrays, rows) if whole else rows
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         logging.warning("%s cannot be read; it is built again", path)
         return None
 
 
-def _facts(status: os.stat_result, keys: Mapping[str, str], rows: int) -> dict[str, object]:
+def _index_of_arrays(arrays: Mapping[str, np.ndarray], rows: int) -> ShardIndex:
+    """The index that a file holds; a ValueError where its arrays do not fit each other."""
+    for name, kind in (("offsets", "u8"), ("lengths", "u4"), ("labels", "i4"), ("text_ids", "i4")):
+        if arrays[name].dtype.str[1:] != kind or arrays[name].shape != (rows,):
+            raise ValueError("columns of other types or lengths")
+    data, offsets, hashes = (arrays[name] for name in ("text_data", "text_offsets", "text_hashes"))
+    rise = np.diff(offsets.astype(np.int64))
+    if offsets.ndim != 1 or not len(offsets) or rise.min(initial=0) < 0 or offsets[0]:
+        raise ValueError("offsets of texts that do not rise")
+    if offsets[-1] != len(data) or data.dtype != np.uint8 or hashes.shape != rise.shape:
+        raise ValueError("texts of another length")
+    text_ids = arrays["text_ids"]
+    if rows and not -1 <= text_ids.min() <= text_ids.max() < len(rise):
+        raise ValueError("positions of texts that are not there")
+    return ShardIndex(
+        arrays["offsets"],
+        arrays["lengths"],
+        arrays["labels"],
+        text_ids,
+        StringTable(data, offsets),
+        hashes,
+        arrays["content"].tobytes(),
+    )
+
+
+def _facts(status: os.stat_result, keys: Mapping[str, str], rows: object) -> dict[str, object]:
     return {
         "format": _FORMAT,
         "keys": dict(keys),
@@ -197,7 +222,7 @@ def make_index(shard: str, *, keys: Mapping[str, str], scan: Scan) -> CachedInde
     index = scan(shard)
     for path in index_paths(shard):
         try:
-            save_shard_index(path, index, shard=shard, keys=keys)
+            save_shard_index(path, index, status=os.stat(shard), keys=keys)
         except OSError as error:
             logging.info("The index of %s cannot be kept as %s: %s", shard, path, error)
         else:

@@ -7,17 +7,19 @@ import csv
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from longtail_tf.datasets.file_store import FileStore
-from longtail_tf.datasets.index import TRAIN, Source, split_code
+from longtail_tf.datasets.index import TRAIN, UNUSED, Source, split_code, times_digest
 from longtail_tf.datasets.spec import Option
 from longtail_tf.datasets.string_table import StringTable
-from longtail_tf.datasets.wording import listing
+from longtail_tf.datasets.wording import listing, plural
 from longtail_tf.errors import UserError
+from longtail_tf.text_files import open_text
 
 _FAULTS_NAMED = 5
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -35,13 +37,15 @@ def read(path: str, options: Mapping[str, Any]) -> Source:
     Comma, semicolon and tab are understood as separators. Labels are class names; where all of
     them are numbers they must be whole and not negative, and classes are ordered as numbers.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"there is no file {path}; give the path of a CSV file with a header line")
     root = os.path.dirname(path) or "."
     rows = _Rows(root)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             _read_rows(file, path, options, rows)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no file {path}; give the path of a CSV file with a header line"
+        ) from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start} of a block: {error.reason}); "
@@ -52,24 +56,46 @@ def read(path: str, options: Mapping[str, Any]) -> Source:
     if not len(rows.labels):
         raise UserError(f"{path} has a header but no rows; add one line for each image")
     class_names, labels = _order_classes(path, rows)
+    split = np.frombuffer(rows.splits, np.uint8).copy()
     store = FileStore(
         root=root,
         folders=StringTable.from_strings([]),
         folder_ids=None,
         names=StringTable.from_strings(rows.take_paths()),
         sizes=np.frombuffer(rows.sizes, np.int64),
+        times=times_digest(rows.times),
     )
+    again = _rows_again(store.names, labels, split)
+    split[again] = UNUSED
     channels = int(options["channels"])
     return Source(
         name=os.path.splitext(os.path.basename(path))[0],
         class_names=class_names,
         labels=labels,
-        split=np.frombuffer(rows.splits, np.uint8),
+        split=split,
         store=store,
         content=store.digest(),
         image_shape=None,
         channels=channels,
         flip_is_valid=channels == 3,
+        notes=(f"{plural(len(again), 'row')} of {path} list an image again and count once.",)
+        if len(again)
+        else (),
+    )
+
+
+def _rows_again(names: StringTable, labels: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """Rows with the path, label and split of a row before them, int64."""
+    # By hash first: ten million paths would not fit as a set.
+    hashes = np.fromiter((hash(names.bytes_at(row)) for row in range(len(names))), np.int64)
+    order = np.lexsort((split, labels, hashes))
+    alike = np.flatnonzero(
+        (np.diff(hashes[order]) == 0) & (np.diff(labels[order]) == 0) & (np.diff(split[order]) == 0)
+    )
+    pairs = ((int(order[i]), int(order[i + 1])) for i in alike)
+    return np.array(
+        [max(pair) for pair in pairs if names.bytes_at(pair[0]) == names.bytes_at(pair[1])],
+        np.int64,
     )
 
 
@@ -81,14 +107,18 @@ class _Rows:
         self.ids: dict[str, int] = {}
         self.lines = array.array("i")
         self.labels, self.splits, self.sizes = array.array("i"), bytearray(), array.array("q")
+        self.times = array.array("q")
         self._paths = bytearray()
 
-    def add(self, path: str, label: str, split: int, size: int, line: int) -> None:
+    def add(
+        self, path: str, label: str, split: int, status: os.stat_result | None, line: int
+    ) -> None:
         label_id = self.ids.setdefault(label, len(self.ids))
         self.lines.append(line)
         self.labels.append(label_id)
         self.splits.append(split)
-        self.sizes.append(size)
+        self.sizes.append(status.st_size if status else 0)
+        self.times.append(status.st_mtime_ns if status else 0)
         self._paths += path.encode("utf-8", "surrogateescape") + b"\0"
 
     def take_paths(self) -> Iterator[bytes]:
@@ -135,7 +165,8 @@ def _read_rows(file: Any, path: str, options: Mapping[str, Any], rows: _Rows) ->
                 "put quotes around text that holds the separator",
             )
             continue
-        label, name = fields[label_at].strip(), fields[path_at].strip()
+        label = unicodedata.normalize("NFC", fields[label_at].strip())
+        name = fields[path_at].strip()
         split = split_code(fields[split_at]) if split_at >= 0 else TRAIN
         if not label or not name:
             faults.add(
@@ -150,8 +181,7 @@ def _read_rows(file: Any, path: str, options: Mapping[str, Any], rows: _Rows) ->
         elif split is None:
             faults.add(line, f"has the split {fields[split_at]!r}", "use train, val or test")
         else:
-            size = _file_size(rows.root, name, line, faults)
-            rows.add(name, label, split, size, line)
+            rows.add(name, label, split, _status(rows.root, name, line, faults), line)
     faults.refuse()
 
 
@@ -181,7 +211,7 @@ class _Faults:
         raise UserError(f"{self._path} has {self._count:,} bad lines: {named}{more}; {remedies}")
 
 
-def _file_size(root: str, name: str, line: int, faults: _Faults) -> int:
+def _status(root: str, name: str, line: int, faults: _Faults) -> os.stat_result | None:
     try:
         status = os.stat(os.path.join(root, name))
     except (OSError, ValueError) as error:
@@ -191,31 +221,65 @@ def _file_size(root: str, name: str, line: int, faults: _Faults) -> int:
             f"names the file {name}, which cannot be read from {root} ({reason})",
             "give paths relative to the CSV file",
         )
-        return 0
+        return None
     if not stat.S_ISREG(status.st_mode):
         faults.add(line, f"names {name}, which is no file", "give the path of an image")
-    return status.st_size
+    return status
 
 
 def _order_classes(path: str, rows: _Rows) -> tuple[StringTable, np.ndarray]:
     names = list(rows.ids)
-    try:
-        values = [float(name) for name in names]
-    except ValueError:
+    if not all(map(_is_number, names)):
         order = sorted(range(len(names)), key=names.__getitem__)
     else:
-        faults = _Faults(path)
-        ids = np.frombuffer(rows.labels, np.int32)
-        wrong = [not value.is_integer() or value < 0 for value in values]
-        for row in np.flatnonzero(np.array(wrong)[ids]).tolist():
-            faults.add(
-                rows.lines[row],
-                f"has the label {names[ids[row]]}, but all labels are numbers",
-                "give whole numbers from 0, or names, and leave unlabelled images out",
-            )
-        faults.refuse()
+        values = [_value(name) for name in names]
+        _check_numbers(path, rows, names, values)
         order = sorted(range(len(names)), key=values.__getitem__)
     new_ids = np.empty(len(names), np.int32)
     new_ids[order] = np.arange(len(names), dtype=np.int32)
     labels = new_ids[np.frombuffer(rows.labels, np.int32)]
     return StringTable.from_strings(names[i] for i in order), labels
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return "_" not in name  # which Python takes for a number, and nobody else
+
+
+def _value(name: str) -> float:
+    """The number a label stands for; exact for whole numbers of any length."""
+    try:
+        return int(name)
+    except ValueError:
+        value = float(name)
+        return int(value) if value.is_integer() else value
+
+
+def _check_numbers(path: str, rows: _Rows, names: list[str], values: list[float]) -> None:
+    """Refuses numbers that are no class ids, and one number written in several ways."""
+    ids = np.frombuffer(rows.labels, np.int32)
+    faults = _Faults(path)
+    wrong = [value < 0 or isinstance(value, float) for value in values]
+    for row in np.flatnonzero(np.array(wrong)[ids]).tolist():
+        faults.add(
+            rows.lines[row],
+            f"has the label {names[ids[row]]}, but all labels are numbers",
+            "give whole numbers from 0, or names, and leave unlabelled images out",
+        )
+    faults.refuse()
+    first: dict[float, int] = {}
+    for i, value in enumerate(values):
+        other = first.setdefault(value, i)
+        if other == i:
+            continue
+        here, there = (int(np.argmax(ids == each)) for each in (i, other))
+        faults.add(
+            rows.lines[here],
+            f"has the label {names[i]} and line {rows.lines[there]} the label {names[other]}, "
+            "which are one number",
+            "write each number in one way, or put a letter before those that are different codes",
+        )
+    faults.refuse()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from longtail_tf.datasets.spec import Option
 from longtail_tf.datasets.string_table import StringTable
 from longtail_tf.datasets.wording import listing
 from longtail_tf.errors import UserError
+from longtail_tf.npz_files import read_arrays
 
 OPTIONS: Mapping[str, Option] = {}
 
@@ -54,25 +54,10 @@ def read(path: str, options: Mapping[str, Any]) -> Source:
 
 
 def _load(path: str) -> dict[str, np.ndarray]:
-    if not os.path.isfile(path):
-        raise UserError(f"there is no file {path}; give the path of an .npz file")
-    wanted = {"images", "labels", "class_names", "split", "split_names"}
     try:
-        # Opened here: numpy leaves the file open where it is no archive.
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UserError(
-                    f"{path} holds a single array; save images and labels together with np.savez"
-                )
-            return {name: archive[name] for name in archive.files if name in wanted}
-    except UserError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise UserError(
-            f"{path} cannot be read as an .npz file of plain arrays ({error}); it is damaged or "
-            "holds Python objects: save it again with np.savez"
-        ) from error
+        return read_arrays(path, ("images", "labels", "class_names", "split", "split_names"))
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}; give the path of an .npz file") from None
 
 
 def _name_classes(
@@ -98,7 +83,13 @@ def _name_classes(
             f"{path} has class_names that come twice: {listing(unique[counts > 1].tolist())}; "
             "give every class its own name"
         )
-    return StringTable.from_strings(names.tolist()), labels.astype(np.int32)
+    try:
+        return StringTable.from_strings(names.tolist()), labels.astype(np.int32)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path} has a class name that is no text ({error.object!a}); give every class a name "
+            "in Unicode"
+        ) from error
 
 
 def _split_codes(
@@ -115,6 +106,11 @@ def _split_codes(
         raise UserError(
             f"{path} has a split but no split_names; add for example "
             "split_names=['train', 'val', 'test']"
+        )
+    if names.ndim != 1:
+        raise UserError(
+            f"{path} has split_names of shape {list(names.shape)}; give a list of names, for "
+            "example ['train', 'val', 'test']"
         )
     codes = [split_code(str(name)) for name in names.tolist()]
     if None in codes:

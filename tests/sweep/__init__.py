@@ -1,0 +1,1 @@
+"""A sweep of bad input over every entry point: `python -m tests.sweep`."""
