@@ -158,12 +158,12 @@ def test_photos_start_from_imagenet_weights_at_224_px_on_a_frozen_trunk():
     [
         (dict(weights="none"), ("resnet18v2", "none", "all", 0.1, 1.0, 2000)),
         (dict(backbone="resnet50v2"), ("resnet50v2", "none", "all", 0.1, 1.0, 2000)),
-        (dict(train_from="all", steps=5), ("efficientnet_lite0", "imagenet", "all", 0.03, 0.1, 5)),
+        (dict(train_from="all", steps=5), ("efficientnet_lite0", "imagenet", "all", 0.05, 0.1, 5)),
         (dict(image_size=48), ("resnet20", "none", "all", 0.1, 1.0, 2000)),
         (dict(image_size=48, weights="imagenet"),
-         ("efficientnet_lite0", "imagenet", "auto", 0.03, 1.0, 94)),
+         ("efficientnet_lite0", "imagenet", "auto", 0.05, 1.0, 94)),
         (dict(backbone="efficientnet_lite0", weights="runs/a", train_from="head", passes=2),
-         ("efficientnet_lite0", "runs/a", "head", 0.03, 1.0, 32)),
+         ("efficientnet_lite0", "runs/a", "head", 0.05, 1.0, 32)),
     ],
 )  # fmt: skip
 def test_what_training_starts_from_sets_what_is_not_given(change, expected):
