@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from longtail_tf.errors import UserError
+from longtail_tf.files import MOST_IMAGE_BYTES, read_bytes
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.settings import cli, setting
 from longtail_tf.settings.choices import RULES
+from longtail_tf.settings.terminal import plain_name
 
 MANY_IMAGES = 50
 
@@ -121,18 +122,21 @@ def _answers(config: ClassifyConfig, images: list[bytes]) -> Iterator[dict[str, 
 
 def _read(name: str) -> bytes | None:
     try:
-        return pathlib.Path(name).read_bytes()
+        return read_bytes(name, most_bytes=MOST_IMAGE_BYTES)
     except OSError:
         return None
 
 
 def _line(result: dict[str, Any]) -> str:
+    image = plain_name(result["image"])
     if "error" in result:
-        return f"{result['image']}: {result['error']}"
-    named = [f"{each['name']} {100 * each['score']:.1f} %" for each in result["classes"]]
+        return f"{image}: {result['error']}"
+    named = [
+        f"{plain_name(each['name'])} {100 * each['score']:.1f} %" for each in result["classes"]
+    ]
     if result["unknown"]:
         named = ["unknown", f"(nearest: {named[0]})"] if named else ["unknown"]
-    return f"{result['image']}: {'   '.join(named)}"
+    return f"{image}: {'   '.join(named)}"
 
 
 def _show_progress(done: int, total: int) -> None:

@@ -26,6 +26,7 @@ from longtail_tf.datasets.conversion.plan import Shard, ShardWriter, plan_shards
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_json
 from longtail_tf.settings import cli, setting
+from longtail_tf.settings.terminal import plain, quoted
 
 _FORMAT = 1
 
@@ -70,7 +71,7 @@ def run(config: ConvertConfig) -> ConversionResult:
     """Converts, or goes on with a stopped conversion."""
     index, shards = prepare(config)
     for note in index.notes:
-        print(note)
+        print(plain(note))
     folder = pathlib.Path(config.out)
     manifest = conversion_manifest(config, index, shards)
     with claimed_folder(folder, manifest):
@@ -82,7 +83,7 @@ def run(config: ConvertConfig) -> ConversionResult:
     num_images = sum(len(shard.rows) for shard in shards)
     print(
         f"{num_images:,} images of {index.num_classes:,} classes in {len(shards)} shards; "
-        f"train with --data=tfrecord:{config.out}"
+        f"train with {quoted(f'--data=tfrecord:{config.out}')}"
     )
     names = tuple(shard.name for shard in shards)
     return ConversionResult(folder, names, len(shards) - len(missing), num_images)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 import sys
 from typing import Any, Optional
 
@@ -37,6 +36,7 @@ from longtail_tf.runs.resolve import (
 )
 from longtail_tf.settings import cli, setting
 from longtail_tf.settings.choices import AUGMENTATIONS, MIXING_AUGMENTATIONS
+from longtail_tf.settings.terminal import plain, plain_name, quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +127,17 @@ def run(config: InspectConfig) -> dict[str, Any]:
     facts["notes"] = list(index.notes)
     facts["provenance"] = provenance(data_digest=index.digest, seed=config.split_seed)
     if config.png:
-        _write_png(config.png, count_curve_png(index.class_counts, facts))
+        write_atomically(config.png, count_curve_png(index.class_counts, facts))
     if config.json:
         print(json.dumps(facts, indent=2))
     else:
         text = tail_text(facts, index.class_counts, notes=index.notes, unicode=_shows_blocks())
-        print(text, end="")
+        print(plain(text), end="")
         if config.png:
-            print(f"\nwrote {config.png}")
+            print(f"\nwrote {plain_name(config.png)}")
     if config.show_batch:
         _show_batch(config, index, num_head)
-        print(f"wrote {config.show_batch}", file=sys.stderr)
+        print(f"wrote {plain_name(config.show_batch)}", file=sys.stderr)
     return facts
 
 
@@ -148,14 +148,14 @@ def _check(config: InspectConfig) -> dict[str, Any]:
         config.data, exclude=config.exclude, progress=_show_progress
     )
     content = check_report.report_json(report)
-    print(json.dumps(content, indent=2) if config.json else check_report.render_text(report))
+    print(json.dumps(content, indent=2) if config.json else plain(check_report.render_text(report)))
     if config.check_csv:
         check_report.write_csv(report, config.check_csv)
     if config.quarantine:
         count = check_report.write_quarantine(report, config.quarantine)
         print(
-            f"{count:,} images listed in {config.quarantine}: train with "
-            f"--exclude={config.quarantine}",
+            f"{count:,} images listed in {plain_name(config.quarantine)}: train with "
+            f"{quoted(f'--exclude={config.quarantine}')}",
             file=sys.stderr,
         )
     elif report.num_errors:
@@ -200,16 +200,6 @@ def _show_batch(config: InspectConfig, index: DatasetIndex, num_head: int) -> No
 def _split_sizes(index: DatasetIndex) -> dict[str, int | None]:
     splits = {"train": index.train, "val": index.val, "test": index.test}
     return {name: None if split is None else len(split) for name, split in splits.items()}
-
-
-def _write_png(path: str, image: bytes) -> None:
-    try:
-        write_atomically(pathlib.Path(path), image)
-    except OSError as error:
-        raise UserError(
-            f"--png={path} cannot be written ({error.strerror}); name a file in a folder where you "
-            "may write."
-        ) from error
 
 
 def _shows_blocks() -> bool:

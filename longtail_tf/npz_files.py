@@ -13,8 +13,8 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
-from typing import IO, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,8 @@ _PIECE_BYTES = 16 << 20
 _ENCRYPTED = 0x1
 _ENDING = ".npy"
 _SINGLE = np.lib.format.MAGIC_PREFIX  # of a .npy file
-_READERS = {
+_read_magic: Callable[..., Any] = np.lib.format.read_magic  # numpy leaves these untyped
+_READERS: Mapping[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
@@ -74,20 +75,18 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
     return arrays
 
 
-@contextlib.contextmanager
-def open_array(path: Path, name: str) -> Iterator[Member]:
-    """An array of an .npz file, to be read in pieces.
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of an .npz file; the others stay on disk.
 
     Raises:
-      UserError: no such array, or it is not what its header says.
+      UserError: it is no .npz file, has no such array, or the array is not what its header says.
       OSError: it cannot be read.
     """
-    with _archive(path) as archive:
-        if name not in _names(archive):
-            there = ", ".join(_names(archive)[:20]) or "none at all"
-            raise _damaged(path, f"it has no array {name!r}, only {there}")
-        with _member(path, archive, name) as member:
-            yield member
+    found = read_arrays(path, (name,))
+    if name not in found:
+        there = ", ".join(array_names(path)[:20]) or "none at all"
+        raise UserError(f"{os.fspath(path)} has no array {name!r}, only {there}.")
+    return found[name]
 
 
 def _names(archive: zipfile.ZipFile) -> list[str]:
@@ -126,10 +125,10 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[Member]
         file = archive.open(info)
     with file:
         with _reading(path):
-            version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+            version = _read_magic(file)
             if version not in _READERS:
                 raise _damaged(path, f"{where} is of .npy version {version}")
-            shape, is_fortran, dtype = _READERS[version](file)  # type: ignore[no-untyped-call]
+            shape, is_fortran, dtype = _READERS[version](file)
         if dtype.hasobject:
             raise _damaged(path, f"{where} holds Python objects, which are never read")
         says = math.prod(shape) * dtype.itemsize

@@ -17,6 +17,7 @@ from absl import logging
 from longtail_tf import __version__
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically
+from longtail_tf.reporting.amount_trained import amount_trained_section
 from longtail_tf.reporting.counts import count_curve
 from longtail_tf.reporting.further_measures import (
     calibration_section,
@@ -82,11 +83,15 @@ def write_report(
         calibration_section(run),
         unknowns_section(run),
         retrieval_section(run),
+        amount_trained_section(run),
         training_section(run),
         reproduce_section(run),
     ]
     html = page(
-        f"{run.name} · training report", top, sections, footer=f"Made by longtail_tf {__version__}."
+        f"{run.name} · training report",
+        top,
+        [section for section in sections if section is not None],
+        footer=f"Made by longtail_tf {__version__}.",
     )
     path = pathlib.Path(out) if out else run.folder.report
     write_atomically(path, html.encode("utf-8", "replace"))

@@ -18,7 +18,6 @@ import io
 import json
 import operator
 import os
-import pathlib
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from longtail_tf.errors import UserError
+from longtail_tf.files import MOST_IMAGE_BYTES, read_bytes
 
 # module, its class, and how pip calls it; the first that can be imported is used
 RUNTIMES = (
@@ -40,6 +40,7 @@ RECOGNISER_FILE, LABELS_FILE = "recognizer.json", "labels.txt"
 DIGEST_FILE = "model.sha256"
 PROTOTYPES_FILE = "prototypes.npy"
 JPEG_SCALES = (8, 4, 2)
+MOST_MODEL_BYTES = 8 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,9 @@ def read_image(source: str | os.PathLike | bytes, image_size: int, channels: int
     name = "The image" if isinstance(source, bytes) else os.fspath(source)
     mode = "RGB" if channels == 3 else "L"
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if not isinstance(source, bytes):
+            source = read_bytes(source, most_bytes=MOST_IMAGE_BYTES)
+        with Image.open(io.BytesIO(source)) as image:
             shortest = min(image.size)
             for scale in JPEG_SCALES if image.format == "JPEG" else ():
                 if shortest >= scale * image_size:
@@ -218,7 +221,7 @@ def read_image(source: str | os.PathLike | bytes, image_size: int, channels: int
 
 def _read_file(path: str | os.PathLike) -> bytes:
     try:
-        return pathlib.Path(path).read_bytes()
+        return read_bytes(path, most_bytes=MOST_MODEL_BYTES)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check --model.") from error
 
@@ -226,9 +229,11 @@ def _read_file(path: str | os.PathLike) -> bytes:
 def _associated_files(content: bytes, path: str | os.PathLike) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(info.file_size > len(content) for info in archive.infolist()):
+                raise zipfile.BadZipFile("larger unpacked than the whole file; ours are not packed")
             files = {name: archive.read(name) for name in archive.namelist()}
             model_end = min((info.header_offset for info in archive.infolist()), default=0)
-    except zipfile.BadZipFile:
+    except Exception:  # zipfile raises a dozen kinds at what is no archive of ours
         files, model_end = {}, 0
     if not {RECOGNISER_FILE, LABELS_FILE, DIGEST_FILE} <= set(files):
         raise UserError(
@@ -238,4 +243,31 @@ def _associated_files(content: bytes, path: str | os.PathLike) -> dict[str, byte
     # an interpreter that is given a damaged model takes the process down with it
     if hashlib.sha256(content[:model_end]).hexdigest().encode() != files[DIGEST_FILE]:
         raise UserError(f"{path} is damaged (its digest differs): copy or export it again.")
+    try:
+        _check_files(files)
+    except (KeyError, TypeError, ValueError, EOFError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged (what is packed with the model: {error!r}): copy or export it "
+            "again."
+        ) from error
     return files
+
+
+def _check_files(files: dict[str, bytes]) -> None:
+    """Raises a ValueError, KeyError or TypeError where the packed files are not as exported."""
+    info = json.loads(files[RECOGNISER_FILE])
+    numbers = (info["temperature"], info["unknown_threshold"] or 0.0)
+    if info["kind"] not in ("classifier", "embedder") or not isinstance(info["output"], str):
+        raise ValueError("its kind or output")
+    if type(info["image_size"]) is not int or not 0 < info["image_size"] < 1 << 16:
+        raise ValueError(f"image_size {info['image_size']!r}")
+    if info["channels"] not in (1, 3) or not all(type(each) in (int, float) for each in numbers):
+        raise ValueError("its channels or numbers")
+    if not 0 < numbers[0] < 1e30 or not abs(numbers[1]) < 1e30:
+        raise ValueError("its temperature or threshold")
+    labels = files[LABELS_FILE].decode().split("\n")[:-1]
+    for name in files if info["kind"] == "embedder" else ():
+        if name.endswith(".npy") and not len(np.load(io.BytesIO(files[name]), allow_pickle=False)):
+            raise ValueError(f"{name} is empty")
+    if not labels:
+        raise ValueError("no label")

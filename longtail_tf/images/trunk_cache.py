@@ -292,18 +292,24 @@ def _arrays(
     place: pathlib.Path, *, views: int, num_images: int, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two memory-mapped arrays; their room on the disk is taken before anything is computed."""
-    found = []
-    for name, dtype, each in (
-        ("outputs.f16", np.dtype(np.float16), shape),
-        ("sources.i64", np.dtype(np.int64), ()),
-    ):
-        path, whole = place / name, (1 + views, num_images, *each)
-        size = int(np.prod(whole)) * dtype.itemsize
-        if not path.is_file() or path.stat().st_size != size:
-            (place / "done.json").unlink(missing_ok=True)
-            _reserve(path, size)
-        found.append(np.memmap(path, dtype, "r+", shape=whole))
-    return found[0], found[1]
+    parts = {
+        place / "outputs.f16": (np.dtype(np.float16), (1 + views, num_images, *shape)),
+        place / "sources.i64": (np.dtype(np.int64), (1 + views, num_images)),
+    }
+    try:
+        for path, (dtype, whole) in parts.items():
+            size = int(np.prod(whole)) * dtype.itemsize
+            if not path.is_file() or path.stat().st_size != size:
+                (place / "done.json").unlink(missing_ok=True)
+                _reserve(path, size)
+    except UserError:  # the room that one of them took is of no use without the other
+        for path in parts:
+            path.unlink(missing_ok=True)
+        raise
+    outputs, sources = (
+        np.memmap(path, dtype, "r+", shape=whole) for path, (dtype, whole) in parts.items()
+    )
+    return outputs, sources
 
 
 def _reserve(path: pathlib.Path, size: int) -> None:

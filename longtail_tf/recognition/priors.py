@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
 from longtail_tf.errors import UserError
+from longtail_tf.text_files import open_text
 
 
 def read_test_prior(
@@ -36,17 +38,19 @@ def read_test_prior(
     if spec == "train":
         return np.asarray(class_counts, np.float64)
     try:
-        with open(spec, newline="", encoding="utf-8") as file:
+        with open_text(spec) as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--test_prior={spec} cannot be read ({error}): give uniform, train, or a CSV file "
+            f"--test_prior={spec} cannot be read ({reason}): give uniform, train, or a CSV file "
             "with the columns name and weight."
         ) from error
     ids = {name: place for place, name in enumerate(class_names)}
     weights = np.full(len(class_counts), np.nan)
     for line, row in enumerate(rows, start=2):
         name = row.get("name")
+        name = name and unicodedata.normalize("NFC", name)
         if name not in ids:
             raise UserError(
                 f"{spec}, line {line}: {name!r} is no class of this run; give one of its class "

@@ -28,7 +28,7 @@ FORMAT_VERSION = 2
 # Fields of version 1 that are gone, and what each held where it meant nothing: several prototypes a
 # class, and prototypes that were centred or plain means.
 _RETIRED_FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    "prototype_classes": lambda classes: np.array_equal(classes, np.arange(len(classes))),
+    "prototype_classes": lambda classes: np.array_equal(classes, np.arange(np.size(classes))),
     "center": lambda center: center is None,
     "prototype_bias": lambda bias: bias is None,
 }

@@ -71,7 +71,7 @@ def _faults(fields: Mapping[str, Any]) -> Iterator[str]:
     yield from _shape_faults(fields, num_classes)
     ids = fields.get("gallery_labels")
     if ids is not None and len(ids) and not 0 <= ids.min() <= ids.max() < num_classes:
-        yield f"gallery_labels holds ids from {ids.min()} to {ids.max()} of {num_classes} classes"
+        yield f"gallery_labels run from {ids.min()} to {ids.max()}, there are {num_classes} classes"
     for one, other in _TOGETHER:
         if (fields.get(one) is None) != (fields.get(other) is None):
             yield f"it has only one of {one} and {other}"

@@ -12,7 +12,7 @@ from longtail_tf.reporting.class_tables import Classes
 from longtail_tf.reporting.counts import band_legend
 from longtail_tf.reporting.html import LONGEST_NAME, Html, counted, element, whole
 from longtail_tf.reporting.page import Missing, Section
-from longtail_tf.reporting.run_data import Recognised, RunData, read_array
+from longtail_tf.reporting.run_data import Recognised, RunData, read_vectors
 
 MOST_POINTS = 750
 MOST_PER_CLASS = 8
@@ -29,7 +29,8 @@ def embedding_section(run: RunData) -> Section | Missing:
     if recognised is None or classes is None or not len(recognised.labels):
         return Missing(title, "embeddings.npz or classes.csv is missing.")
     shown = chosen_images(recognised.labels, classes.bands)
-    positions = embedding_map(read_array(run.folder.embeddings, "embeddings")[shown])
+    embeddings = read_vectors(run.folder.embeddings, "embeddings", num_rows=len(recognised.labels))
+    positions = embedding_map(embeddings[shown])
     images = len(np.unique(recognised.labels[shown]))
     words = [
         element(

@@ -12,7 +12,7 @@ from longtail_tf.reporting.class_tables import Classes
 from longtail_tf.reporting.html import Html, class_name, counted, element, percent, table, whole
 from longtail_tf.reporting.page import Missing, Section
 from longtail_tf.reporting.pictures import Pictures
-from longtail_tf.reporting.run_data import Recognised, RunData, read_array
+from longtail_tf.reporting.run_data import Recognised, RunData, read_vectors
 
 MOST_PAIRS = 8
 MOST_WORST = 12
@@ -143,9 +143,9 @@ def nearest_prototypes(run: RunData, ids: np.ndarray) -> dict[int, list[tuple[in
     Empty where the run has no prototype of each class.
     """
     path, classes = run.folder.prototypes, run.classes
-    if classes is None or not path.is_file() or "prototypes" not in array_names(path):
+    if classes is None or not path.exists() or "prototypes" not in array_names(path):
         return {}
-    prototypes = read_array(path, "prototypes")
+    prototypes = read_vectors(path, "prototypes")
     if len(prototypes) != len(classes.names):  # several a class, in a run of an older version
         return {}
     cosines = prototypes[ids] @ prototypes.T

@@ -10,7 +10,7 @@ import numpy as np
 
 from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically
-from longtail_tf.reporting.run_data import RunData, read_array
+from longtail_tf.reporting.run_data import RunData, read_vectors
 
 MOST_VECTORS = 10000  # the Projector runs in a browser and slows down above
 
@@ -39,7 +39,8 @@ def write_projector_files(run: RunData, folder: Any) -> int:
     images = len(recognised.labels)
     shown = np.unique(np.linspace(0, images - 1, min(images, MOST_VECTORS)).astype(np.int64))
     vectors = io.StringIO()
-    np.savetxt(vectors, read_array(run.folder.embeddings, "embeddings")[shown], "%.6g", "\t")
+    embeddings = read_vectors(run.folder.embeddings, "embeddings", num_rows=images)
+    np.savetxt(vectors, embeddings[shown], "%.6g", "\t")
     lines = ["class\tband\ttrain_images\tnamed\tright"]
     for row in shown:
         true, given = int(recognised.labels[row]), int(recognised.predictions[row])

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from longtail_tf.errors import UserError
 from longtail_tf.files import open_file
 from longtail_tf.metrics.shot_bands import BANDS
-from longtail_tf.npz_files import array_names, read_arrays
+from longtail_tf.npz_files import array_names, read_array
 from longtail_tf.reporting.class_tables import Classes, PerClass, read_classes, read_per_class
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.record_shapes import is_metrics_record
@@ -60,6 +59,7 @@ class RunData:
     evaluation: dict[str, Any]
     per_class: PerClass | None
     recognised: Recognised | None
+    start: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -70,6 +70,12 @@ class RunData:
     def default_rule(self) -> str:
         """The rule that names the class."""
         return self.setting("inference_rule") or "gated"
+
+    @property
+    def head_is_everything(self) -> bool:
+        """Whether every class is a head class, so that the classifier can name them all."""
+        classes = self.config.get("num_classes")
+        return classes is not None and self.config.get("num_head") == classes
 
     @property
     def rules(self) -> dict[str, dict[str, Any]]:
@@ -139,6 +145,7 @@ def read_run(run_dir: Any) -> RunData:
         evaluation=folder.read_json(folder.evaluation) if folder.evaluation.exists() else {},
         per_class=_read_per_class(folder, num_classes),
         recognised=_read_recognised(folder, num_classes),
+        start=folder.read_json(folder.start) if folder.start.exists() else None,
     )
 
 
@@ -198,21 +205,6 @@ def _read_recognised(folder: RunFolder, num_classes: int | None) -> Recognised |
     return Recognised(labels, predictions, rows, confidences, by_rule)
 
 
-def read_array(path: Any, name: str) -> np.ndarray:
-    """One array of an .npz file; the others stay on disk.
-
-    Raises:
-      UserError: the file is damaged or has no such array.
-    """
-    found = read_arrays(path, [name])
-    if name not in found:
-        raise UserError(
-            f"{path} has no array {name!r}, only {', '.join(array_names(path))}: evaluate the run "
-            "again with this longtail_tf."
-        )
-    return found[name]
-
-
 def _whole_numbers(path: Any, name: str, like: np.ndarray | None = None) -> np.ndarray:
     """An array of whole numbers [N], int64; of as many as `like` has."""
     array = read_array(path, name)
@@ -228,3 +220,22 @@ def _check_ids(path: Any, name: str, ids: np.ndarray, num_classes: int, *, least
         raise damaged(
             path, f"its {name} run from {ids.min()} to {ids.max()}, there are {num_classes} classes"
         )
+
+
+def read_vectors(path: Any, name: str, *, num_rows: int | None = None) -> np.ndarray:
+    """An array of vectors, float [N, D].
+
+    Args:
+      path: of an .npz file.
+      name: of the array.
+      num_rows: the N that is expected; None takes any.
+
+    Raises:
+      UserError: the file is damaged, or has no such array of vectors.
+    """
+    vectors = read_array(path, name)
+    if num_rows is not None and len(vectors) != num_rows:
+        raise damaged(path, f"its array {name!r} has {len(vectors)} rows, {num_rows} are due")
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
+        raise damaged(path, f"its array {name!r} is not one vector of numbers a row")
+    return vectors

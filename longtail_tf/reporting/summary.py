@@ -61,7 +61,8 @@ def _headline(run: RunData) -> Html:
 def _story(run: RunData, data_name: str) -> list:
     streams = []
     if run.setting("classification_loss") != "none":
-        streams.append("a classification loss on the head classes only")
+        of = "every class" if run.head_is_everything else "the head classes only"
+        streams.append(f"a classification loss on {of}")
     if run.setting("metric_loss") != "none":
         streams.append("a metric loss on all classes")
     steps = run.evaluation.get("step") or run.setting("steps")
@@ -144,6 +145,9 @@ def _head_only(run: RunData, metrics: dict[str, Any]) -> str | None:
     if alone is None or run.default_rule == "head_only":
         return None
     gain = metrics["all"] - alone
+    if run.head_is_everything:
+        words = f"The classifier alone would reach {percent(alone)}"
+        return f"{words}, {_difference(gain)} than rule {run.default_rule}."
     if gain <= 0:
         return (
             f"The head classifier alone reaches {percent(alone)}, though it cannot name a class "
@@ -153,6 +157,11 @@ def _head_only(run: RunData, metrics: dict[str, Any]) -> str | None:
         f"The head classifier alone would reach {percent(alone)}, because it cannot name a class "
         f"outside the head set; recognising every class adds {100 * gain:.1f} points."
     )
+
+
+def _difference(gain: float) -> str:
+    size = f"{abs(100 * gain):.1f} points"
+    return f"{size} less" if gain > 0 else f"{size} more" if gain < 0 else "no less and no more"
 
 
 def _other_rules(run: RunData, metrics: dict[str, Any]) -> list | None:

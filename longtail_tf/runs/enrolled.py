@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from longtail_tf.datasets import DatasetIndex, StringTable
 from longtail_tf.errors import UserError
-from longtail_tf.files import write_csv, write_json
+from longtail_tf.files import MOST_IMAGE_BYTES, read_bytes, write_csv, write_json
 from longtail_tf.images.preprocess import preprocess_many
 from longtail_tf.metrics import shot_accuracy, shot_bands
 from longtail_tf.models.two_stream_model import TwoStreamModel
@@ -34,7 +34,7 @@ def embed_files(run: TrainedRun, paths: Sequence[str]) -> tuple[np.ndarray, list
     contents = []
     for path in paths:
         try:
-            contents.append(pathlib.Path(path).read_bytes())
+            contents.append(read_bytes(path, most_bytes=MOST_IMAGE_BYTES))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     digests = [hashlib.sha256(content).hexdigest() for content in contents]

@@ -54,6 +54,19 @@ def _fields(*, needed: str = "", rest: Shape | None = None, **shapes: Shape) -> 
     return faults
 
 
+def _each_of(shape: Shape) -> Shape:
+    """A list whose entries are all of one shape."""
+
+    def faults(value: Any) -> Iterator[tuple]:
+        if not isinstance(value, list):
+            yield ()
+            return
+        for place, entry in enumerate(value):
+            yield from ((place, *where) for where in shape(entry))
+
+    return faults
+
+
 def _list(is_right: Callable[[Any], bool]) -> Shape:
     return _value(lambda value: isinstance(value, list) and all(map(is_right, value)))
 
@@ -111,6 +124,22 @@ SHAPES: Mapping[str, Shape] = {
         retrieval=_each(_number_or_numbers),
         unknowns=_each(_number),
         batch_norm_refresh=_each(_number),
+        provenance=_fields(**_PROVENANCE),
+    ),
+    "start.json": _fields(
+        held_out_images=_count,
+        chosen=_value(lambda value: value is None or _is_text(value)),
+        trials=_each_of(
+            _fields(
+                needed="train_from rule balanced",
+                train_from=_text,
+                rule=_text,
+                balanced=_number,
+                bands=_each(_number),
+                rules=_each(_number),
+                seconds=_number,
+            )
+        ),
         provenance=_fields(**_PROVENANCE),
     ),
     "enrollment.json": _fields(

@@ -7,8 +7,10 @@ import os
 import re
 
 from longtail_tf.errors import UserError
+from longtail_tf.text_files import read_text
 
 _ENTRY = re.compile(r"(\w+)\s*(?::?\s*\{\s*value\s*:\s*(\d+)\s*[;,]?\s*\}|:\s*(\d+))[;,]?")
+_LARGEST = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +36,11 @@ def read_batching_parameters(path: str) -> BatchingParameters:
       UserError: no such file, an unknown field, or values that contradict each other.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            text = re.sub(r"#.*", "", file.read())
-    except OSError as error:
+        text = re.sub(r"#.*", "", read_text(path))
+    except (OSError, UserError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--batching_parameters_file={path} cannot be read ({error.strerror}): give the path "
+            f"--batching_parameters_file={path} cannot be read ({reason}): give the path "
             "of a text file such as the export's batching_parameters.txt."
         ) from error
     found: dict[str, list[int]] = {}
@@ -55,6 +57,9 @@ def read_batching_parameters(path: str) -> BatchingParameters:
         )
     sizes = tuple(found.pop("allowed_batch_sizes", ()))
     values = {name: numbers[-1] for name, numbers in found.items()}
+    largest = max((*values.values(), *sizes), default=0)
+    if largest > _LARGEST:
+        raise UserError(f"{path} has the number {largest}: give numbers up to {_LARGEST:,}.")
     parameters = BatchingParameters(allowed_batch_sizes=sizes, **values)
     if list(sizes) != sorted(set(sizes)) or (sizes and sizes[-1] != parameters.max_batch_size):
         raise UserError(

@@ -11,7 +11,6 @@ are sent in batches, a few at a time, so that any number of them needs the memor
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 
 from longtail_tf.errors import UserError
+from longtail_tf.files import MOST_IMAGE_BYTES, read_bytes
 from longtail_tf.serving.connection import Connection, arrays_of
 from longtail_tf.serving.versions import AVAILABLE, STATE_NAMES
 
@@ -265,6 +265,6 @@ def image_batches(images: Iterable[Image], size: int) -> Iterator[list[bytes]]:
 
 def _read(path: Any) -> bytes:
     try:
-        return pathlib.Path(path).read_bytes()
+        return read_bytes(path, most_bytes=MOST_IMAGE_BYTES)
     except OSError as error:
         raise UserError(f"the image {path} cannot be read: {error.strerror}.") from error

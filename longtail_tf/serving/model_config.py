@@ -8,6 +8,7 @@ from typing import Any
 
 from longtail_tf.errors import UserError
 from longtail_tf.serving.status import Code, ServingError, invalid_argument
+from longtail_tf.text_files import read_text
 
 _EXAMPLE = (
     'model_config_list { config { name: "m" base_path: "/models/m" model_platform: "tensorflow" } }'
@@ -52,11 +53,11 @@ def read_model_config(path: str) -> list[ModelConfig]:
     from tensorflow_serving.config import model_server_config_pb2
 
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, UserError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--model_config_file={path} cannot be read ({error}): give a text file such as the "
+            f"--model_config_file={path} cannot be read ({reason}): give a text file such as the "
             f"export's models.config, for example: {_EXAMPLE}"
         ) from error
     message = model_server_config_pb2.ModelServerConfig()

@@ -81,7 +81,8 @@ def given_values(
     """The flags that were given and the positional arguments, by name of their setting.
 
     Raises:
-      UserError: positional arguments were given where none are taken.
+      UserError: positional arguments were given where none are taken, or a text holds a line
+        break.
     """
     if arguments and positional is None:
         raise UserError(
@@ -93,10 +94,10 @@ def given_values(
         for field in dataclasses.fields(settings_class)
         if field.name != positional and flag_values[field.name].present
     }
-    given = {name: flag_values[name].value for name in RETIRED if flag_values[name].present}
-    without_retired(given, source="the command line or its flagfile")
     for name, value in values.items():
         _check_text(name, value)
+    given = {name: flag_values[name].value for name in RETIRED if flag_values[name].present}
+    without_retired(given, source="the command line or its flagfile")
     if positional is not None:
         values[positional] = tuple(arguments)
     return values

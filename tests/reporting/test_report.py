@@ -19,7 +19,7 @@ from longtail_tf.reporting import html as markup
 from longtail_tf.reporting.map_section import MOST_POINTS, chosen_images, embedding_map
 from longtail_tf.reporting.mistakes import most_confused, nearest_prototypes
 from longtail_tf.reporting.pictures import data_uri
-from longtail_tf.reporting.run_data import Recognised, read_array, read_run
+from longtail_tf.reporting.run_data import Recognised, read_run, read_vectors
 from longtail_tf.reporting.style import STYLE
 from tests import report_fixtures, rounding, waiting
 from tests.report_fixtures import Outline
@@ -299,21 +299,18 @@ def test_several_prototypes_a_class_of_an_older_run_are_left_out(tmp_path, rng):
     assert nearest_prototypes(read_run(tmp_path / "run"), np.array([3])) == {}
 
 
-def test_arrays_are_read_one_by_one(tmp_path, rng):
+def test_vectors_are_rows_of_numbers(tmp_path, rng):
     path = tmp_path / "a.npz"
     array = rng.normal(size=(100, 3)).astype(np.float32)
-    for save in (np.savez, np.savez_compressed):
-        save(path, a=array, objects=np.array([None]))
-        np.testing.assert_array_equal(read_array(path, "a"), array)
-    with pytest.raises(UserError, match="has no array 'b', only a, objects: evaluate the run"):
-        read_array(path, "b")
-    with pytest.raises(UserError, match="its array .objects. holds Python objects"):
-        read_array(path, "objects")
-    whole = path.read_bytes()
-    for damaged in (b"", b"no archive", whole[:-30], whole[:50] + bytes(30) + whole[80:]):
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match="a.npz is damaged"):
-            read_array(path, "a")
+    np.savez(path, a=array, flat=array[0], text=np.array([["x"]]), nan=array * np.nan)
+    np.testing.assert_array_equal(read_vectors(path, "a", num_rows=100), array)
+    with pytest.raises(UserError, match="its array 'a' has 100 rows, 9 are due"):
+        read_vectors(path, "a", num_rows=9)
+    with pytest.raises(UserError, match="has no array 'b', only a, flat"):
+        read_vectors(path, "b")
+    for name in ("flat", "text", "nan"):
+        with pytest.raises(UserError, match=f"its array '{name}' is not one vector of numbers"):
+            read_vectors(path, name)
 
 
 def test_map_keeps_neighbours_and_never_changes(rng):
