@@ -340,6 +340,26 @@ def test_scoreboard_refuses_a_run_of_another_recipe(tmp_path, board):
         board.check_is_of(tmp_path, settings)
 
 
+def test_scoreboard_knows_a_run_that_decided_how_much_it_trains(tmp_path, board):
+    from longtail_tf.config import Config
+    from longtail_tf.errors import UserError
+    from longtail_tf.runs.resolve import resolve, without_training
+
+    given = Config(data="folder:x", run_dir="x", method="longtail_plus", cache_dir="views")
+    facts = dict(num_images=900, num_classes=30, side=200, is_files=True, flip_is_valid=True)
+    settings = resolve(given, **facts)
+    assert settings.train_from == "auto"
+    trained = dataclasses.replace(settings, train_from="stage6", cache_dir="elsewhere")
+    for saved in (trained, without_training(settings)):
+        content = dict(settings=dataclasses.asdict(saved))
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        board.check_is_of(tmp_path, settings)
+    content["settings"] = dataclasses.asdict(dataclasses.replace(trained, clip_norm=9.0))
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"other settings \(clip_norm 9.0, now"):
+        board.check_is_of(tmp_path, settings)
+
+
 def test_scoreboard_tells_what_failed_and_what_is_unknown(tmp_path, board, monkeypatch):
     from longtail_tf.errors import UserError
 

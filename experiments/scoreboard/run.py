@@ -287,6 +287,7 @@ def check_is_of(folder: pathlib.Path, settings: ResolvedConfig) -> None:
         settings = dataclasses.replace(settings, train_from=found.train_from)
         settings = without_training(settings) if found.train_from == "none" else settings
     saved, wanted = weights_settings(found), weights_settings(settings)
+    wanted["cache_dir"] = saved["cache_dir"]  # wherever the same views lay
     if not settings.has_head_stream:  # then the head is but named in the report
         wanted.update({name: saved[name] for name in methods.HEAD_RULES})
     other = [name for name, value in wanted.items() if saved[name] != value]
