@@ -32,10 +32,12 @@ from longtail_tf.errors import UserError
 from longtail_tf.files import write_json
 from longtail_tf.images.pipeline import plain_errors, training_streams
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILL_BATCH_SIZE = 64
 FLUSH_SECONDS = 10.0
 LARGEST = np.finfo(np.float16).max
+_OUTPUTS_COMPARED = 32
+_CLOSE = 0.01  # share of the largest: rounding leaves a hundredth of that
 
 # (images done, images in all) -> None
 ShowProgress = Callable[[int, int], None]
@@ -117,6 +119,14 @@ def weights_digest(model: tf.keras.Model) -> str:
     return digest.hexdigest()
 
 
+def _of_a_picture(trunk: tf.keras.Model, *, image_size: int, channels: int) -> list[float]:
+    """Some of the outputs for one picture of noise, float16."""
+    noise = np.random.default_rng(0).integers(0, 256, (1, image_size, image_size, channels))
+    outputs = _as_float16(trunk(tf.constant(noise, tf.float32), training=False)).numpy().ravel()
+    some = outputs[:: max(1, outputs.size // _OUTPUTS_COMPARED)][:_OUTPUTS_COMPARED]
+    return np.nan_to_num(some).tolist()  # JSON has no NaN
+
+
 def cached_outputs(
     trunk: tf.keras.Model,
     split: Split,
@@ -169,6 +179,9 @@ def cached_outputs(
         "batch_size": FILL_BATCH_SIZE,
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    # Not in the name, as other threads give other last bits. It tells networks apart whose weights
+    # are the same: fed other pixels, of other layers, or a SavedModel, which shows no weights.
+    facts["of_a_picture"] = _of_a_picture(trunk, image_size=image_size, channels=channels)
     place = pathlib.Path(folder) / f"{split_name}-{key}"
     place.mkdir(parents=True, exist_ok=True)
     with _held(place):
@@ -292,18 +305,24 @@ def _arrays(
     place: pathlib.Path, *, views: int, num_images: int, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two memory-mapped arrays; their room on the disk is taken before anything is computed."""
-    found = []
-    for name, dtype, each in (
-        ("outputs.f16", np.dtype(np.float16), shape),
-        ("sources.i64", np.dtype(np.int64), ()),
-    ):
-        path, whole = place / name, (1 + views, num_images, *each)
-        size = int(np.prod(whole)) * dtype.itemsize
-        if not path.is_file() or path.stat().st_size != size:
-            (place / "done.json").unlink(missing_ok=True)
-            _reserve(path, size)
-        found.append(np.memmap(path, dtype, "r+", shape=whole))
-    return found[0], found[1]
+    parts: dict[pathlib.Path, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        place / "outputs.f16": (np.dtype(np.float16), (1 + views, num_images, *shape)),
+        place / "sources.i64": (np.dtype(np.int64), (1 + views, num_images)),
+    }
+    try:
+        for path, (dtype, whole) in parts.items():
+            size = int(np.prod(whole)) * dtype.itemsize
+            if not path.is_file() or path.stat().st_size != size:
+                (place / "done.json").unlink(missing_ok=True)
+                _reserve(path, size)
+    except UserError:  # the room that one of them took is of no use without the other
+        for path in parts:
+            path.unlink(missing_ok=True)
+        raise
+    outputs, sources = (
+        np.memmap(path, dtype, "r+", shape=whole) for path, (dtype, whole) in parts.items()
+    )
+    return outputs, sources
 
 
 def _reserve(path: pathlib.Path, size: int) -> None:
@@ -326,14 +345,18 @@ def _check_facts(place: pathlib.Path, facts: dict[str, Any]) -> None:
     path = place / "facts.json"
     if not path.exists():
         return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = None
-    if before != facts:
+    before: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    is_close = False
+    with contextlib.suppress(ValueError, TypeError):
+        wanted, found = (np.array(each.get("of_a_picture"), float) for each in (facts, before))
+        is_close = np.allclose(found, wanted, rtol=0.0, atol=_CLOSE * np.abs(wanted).max())
+    before["of_a_picture"] = facts["of_a_picture"]
+    if not is_close or before != facts:
         raise UserError(
-            f"{place} holds trunk outputs of other data, weights or settings than its name says: "
-            "delete that folder, or name another one with --cache_dir."
+            f"{place} holds trunk outputs of other data or settings, or of another network, than "
+            "its name says: delete that folder, or name another one with --cache_dir."
         )
 
 

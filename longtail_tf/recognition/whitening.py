@@ -19,6 +19,11 @@ from longtail_tf.recognition.discriminant import covariance_within_classes
 from longtail_tf.recognition.prototypes import class_counts, class_means
 
 SHRINKAGE = 0.5
+_ALIKE = 1e-12  # scatter, as a share of the features' square, that float32 rounding leaves
+_NO_FEATURES = (
+    "the features of the backbone are {}: its weights are damaged, or of a network that wants "
+    "other pixels."
+)
 
 
 class Whitening(NamedTuple):
@@ -47,7 +52,7 @@ def fit_whitening(
         classes, above 0, to 1; 1 leaves plain principal components.
 
     Raises:
-      UserError: D is more than F; features that are all alike or not finite.
+      UserError: D is more than F; features that are all zero, all alike or not finite.
     """
     width = features.shape[1]
     if dimension > width:
@@ -58,16 +63,15 @@ def fit_whitening(
     counts = class_counts(labels, num_classes)
     length = float(np.linalg.norm(features, axis=1).mean())
     if not np.isfinite(length) or length <= 0:
-        raise UserError(
-            "the features of the backbone are all zero or not finite: its weights are damaged, or "
-            "of a network that wants other pixels."
-        )
+        raise UserError(_NO_FEATURES.format("all zero or not finite"))
     scaled = features.astype(np.float64) / length
     unit = unit_rows(features.astype(np.float32))
     within = covariance_within_classes(unit, labels, class_means(unit, labels, num_classes), counts)
     each = 1.0 / counts[labels] / num_classes  # weight of an image: classes count alike
     mean = each @ scaled
     centred = scaled - mean
+    if float(each @ np.square(centred).sum(axis=1)) < _ALIKE:
+        raise UserError(_NO_FEATURES.format("the same for every image"))
     root = _inverse_root(within, shrinkage)
     white = centred @ root
     _, axes = np.linalg.eigh((white * each[:, np.newaxis]).T @ white)

@@ -89,3 +89,6 @@ def test_old_runs_keep_the_pixels_they_had(tmp_path, weights, expected):
     del saved["pixel_range"]
     (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
     assert load_settings(RunFolder(tmp_path)).pixel_range == expected
+    # And a new run that starts from its weights feeds them alike, whatever the table says.
+    new = Config(data="x", run_dir="y", backbone="resnet50v2", head_all=True, weights=str(tmp_path))
+    assert resolve(new, **facts).pixel_range == expected
