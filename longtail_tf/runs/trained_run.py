@@ -196,6 +196,7 @@ def load_run(path: str) -> TrainedRun:
     )
     need(folder.config, content, "num_classes", "num_head", "channels", "provenance")
     need(folder.config, content["provenance"], "data_digest")
+    need(folder.config, content.get("settings"), "image_size", "embedding_dim", "backbone")
     recognizer = Recognizer.load(folder.prototypes)
     _check_together(folder, config, content, recognizer)
     model = build_model(config, channels=content["channels"], num_head=content["num_head"])

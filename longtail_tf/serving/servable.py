@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
+from longtail_tf.files import check_file
 from longtail_tf.serving.batching import BatchQueue
 from longtail_tf.serving.batching_parameters import BatchingParameters
 from longtail_tf.serving.signatures import Arrays, Signature, TensorSpec, spec_of
@@ -159,6 +160,7 @@ def _load(path: str) -> tuple[Any, Any]:
             Code.NOT_FOUND,
             f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}",
         )
+    _check_files(path)
     graph = tf.Graph()
     session = tf.compat.v1.Session(graph=graph)
     try:
@@ -172,6 +174,24 @@ def _load(path: str) -> tuple[Any, Any]:
             Code.DATA_LOSS, f"the SavedModel in {path} cannot be loaded: {error}"
         ) from error
     return session, meta_graph
+
+
+def _check_files(path: str) -> None:
+    """Refuses what TensorFlow would wait for or follow in circles: pipes, devices, closed folders.
+
+    Raises:
+      ServingError: DATA_LOSS, naming the file.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ServingError(Code.DATA_LOSS, f"{error.filename}: {error.strerror}")
+
+    for folder, _, names in os.walk(path, onerror=refuse):
+        for name in names:
+            try:
+                check_file(os.path.join(folder, name))
+            except OSError as error:
+                refuse(error)
 
 
 class _NotForUsers(logging.Filter):

@@ -22,6 +22,7 @@ from absl import logging
 from longtail_tf.errors import UserError
 from longtail_tf.files import check_file, foreign_errors, named, sync_folder, write_atomically
 from longtail_tf.models.two_stream_model import TwoStreamModel
+from longtail_tf.text_files import first_line
 
 KEPT = 2  # the newest, and the one before it should the newest be damaged
 _HIDDEN = ".saving"
@@ -163,10 +164,8 @@ def _fault(prefix: pathlib.Path) -> str:
             check_file(prefix.with_name(name))  # TensorFlow would wait for a pipe
         for _ in _tensors(prefix):
             pass
-    except OSError as error:
-        return error.strerror or str(error)
-    except (tf.errors.OpError, ValueError, RuntimeError, SystemError) as error:
-        return str(error).split("\n", 1)[0][:200]
+    except Exception as error:  # the reader translates TensorFlow's codes into a dozen kinds
+        return getattr(error, "strerror", None) or first_line(error)
     return ""
 
 

@@ -54,7 +54,7 @@ class Team:
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if isinstance(error, UserError) and not self._settled:
+        if isinstance(error, (UserError, OSError)) and not self._settled:
             any_of(self.strategy, True)  # what the others wait for at their next `agree`
         elif isinstance(error, _LOST) and _has_peers(self.strategy):
             raise UserError(

@@ -6,10 +6,12 @@ import gzip
 import os
 import sys
 import zlib
+from typing import Any
 
 import numpy as np
 
 from longtail_tf.errors import UserError
+from longtail_tf.files import open_file
 
 FILE_NAMES = (
     "train-images-idx3-ubyte",
@@ -17,6 +19,7 @@ FILE_NAMES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+_MOST_BYTES = 1 << 30
 _PACKAGE_FOLDER = os.path.join("share", "datasets", "fashion-mnist")
 
 
@@ -62,8 +65,9 @@ def read_fashion_mnist(folder: str) -> tuple[np.ndarray, ...]:
 def read_idx(path: str) -> np.ndarray:
     """An IDX file of unsigned bytes, gzipped or not."""
     try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            data = file.read()
+        with open_file(path, most_bytes=_MOST_BYTES) as raw:
+            file: Any = gzip.open(raw) if path.endswith(".gz") else raw
+            data = file.read(_MOST_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); fetch it again") from error
     rank = data[3] if len(data) > 3 else 0
