@@ -44,8 +44,8 @@ def run(config: Config) -> RunResult:
     from longtail_tf.training.checkpoints import Checkpoints
 
     loop.prepare_tensorflow(threads=config.threads)
-    quiet_first_compilation()
     with workers.Team(replicas=config.replicas) as team:
+        quiet_first_compilation()
         index = index_of(config)
         settings = resolve_for(config, index)
         if config.time_budget:

@@ -41,10 +41,11 @@ def test_write_replaces_and_leaves_nothing_beside(tmp_path):
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_write_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch, call):
     path = tmp_path / "a.txt"
+    beside = tmp_path / ".a.txt.0123456789ab.part"
     write_atomically(path, "one")
 
     def fail(*_):
-        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/.hidden")
+        raise OSError(errno.ENOSPC, "No space left on device", str(beside))
 
     monkeypatch.setattr(files.os, call, fail)
     with pytest.raises(OSError, match="No space left") as told:
