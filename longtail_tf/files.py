@@ -118,7 +118,7 @@ def replacing_by_name(path: Path) -> Iterator[pathlib.Path]:
     """
     with foreign_errors(path):
         target = pathlib.Path(os.path.realpath(path))
-        with _hidden_folder(target) as hidden:
+        with hidden_folder(target) as hidden:
             inside = hidden / target.name
             yield inside
             with open(inside, "rb+") as file:
@@ -136,7 +136,7 @@ def new_folder(path: Path) -> Iterator[pathlib.Path]:
       OSError: with `path` as its file name; FileExistsError where `path` has appeared meanwhile.
     """
     target = pathlib.Path(path)
-    with foreign_errors(path), _hidden_folder(target) as hidden:
+    with foreign_errors(path), hidden_folder(target) as hidden:
         yield hidden
         for root, _, names in os.walk(hidden):
             for name in names:
@@ -225,7 +225,7 @@ def named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if _is_about(error.filename, os.fspath(path)):
+        if error.errno is not None and _is_about(error.filename, os.fspath(path)):
             error.filename, error.filename2 = os.fspath(path), None
         raise
 
@@ -309,8 +309,8 @@ def _open_beside(target: pathlib.Path) -> tuple[str, BinaryIO]:
 
 
 @contextlib.contextmanager
-def _hidden_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new folder beside `target`, locked; removed at the end if it is still there."""
+def hidden_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new hidden folder beside `target`, no litter while it is in use, gone at the end."""
     _make_folder(target.parent)
     _clean_once(str(target.parent))
     while True:

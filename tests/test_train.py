@@ -240,7 +240,7 @@ def test_resume_refuses_a_damaged_checkpoint(done, tmp_path):
         raw[len(raw) // 2] ^= 1
         path.write_bytes(raw)
     data = load_run(str(done.run_dir)).config.data
-    with pytest.raises(UserError, match="does not fit this network or is damaged"):
+    with pytest.raises(UserError, match="has no whole checkpoint"):
         train.run(tiny(tmp_path, data=data, run_dir=str(copy), resume=True))
 
 

@@ -69,7 +69,7 @@ def test_checkpointing_saves_when_due_and_at_the_end():
     checkpoints = FakeCheckpoints()
     saving = callbacks.Checkpointing(start_step=0, steps=7, every=3, checkpoints=checkpoints)
     run(saving, FakeModel(), range(7))
-    assert checkpoints.saves == 3 and saving.interrupted_at is None
+    assert checkpoints.saves == 3 and saving.stopped is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -83,7 +83,7 @@ def test_a_signal_saves_and_stops(number):
     signal.raise_signal(number)
     assert not model.stop_training  # the step that is running ends first
     saving.on_train_batch_end(1)
-    assert model.stop_training and saving.interrupted_at == 6 and checkpoints.saves == 1
+    assert model.stop_training and saving.stopped == (6, number) and checkpoints.saves == 1
     saving.on_train_end()
     assert signal.getsignal(number) is before
 
