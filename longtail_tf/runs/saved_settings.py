@@ -40,7 +40,7 @@ def load_settings(folder: RunFolder) -> ResolvedConfig:
     own = kept_backbone.kept(folder.path)
     if own is not None:
         settings["backbone"] = own
-    wrong = wrong_types(ResolvedConfig, settings)
+    wrong = wrong_types(Config, settings)  # older versions left more of them open
     if wrong:
         raise damaged(
             folder.config,
