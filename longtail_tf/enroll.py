@@ -15,8 +15,10 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from longtail_tf.datasets.class_names import fault, normal
 from longtail_tf.errors import UserError
 from longtail_tf.settings import cli, setting
+from longtail_tf.settings.terminal import plain, plain_name
 
 CHANGES = ("add", "replace", "remove", "rename")
 
@@ -62,7 +64,8 @@ def run(config: EnrollConfig) -> EnrollResult:
 
     trained = load_run(config.run_dir)
     names = list(trained.class_names)
-    class_id = _class_id(names, name, change=change, to=config.to)
+    name, to = normal(name), normal(config.to)
+    class_id = _class_id(names, name, change=change, to=to)
     recognizer = trained.recognizer
     record: dict[str, Any] = {"change": change, "class": name}
     new_ids = enrollment.moved_ids(len(names), class_id if change == "remove" else -1)
@@ -79,23 +82,30 @@ def run(config: EnrollConfig) -> EnrollResult:
         recognizer = enrollment.remove_class(recognizer, class_id)
         del names[class_id]
     else:
-        record["to"] = names[class_id] = config.to
+        record["to"] = names[class_id] = to
     rule = trained.config.inference_rule
     if rule not in recognizer.available_rules():
         kept = next(r for r in ("lda", "gated", "ncm") if r in recognizer.available_rules())
         print(f"rule {rule} does not hold for changed classes; the enrolled run uses {kept}.")
         rule = kept
-    record["validation"] = enrolled.cost(trained, recognizer, rule, new_ids=new_ids)
-    saved = enrolled.save_enrolled(
-        trained,
-        recognizer,
-        out=pathlib.Path(config.out_dir) if config.out_dir else enrolled.next_folder(trained),
-        class_names=names,
-        new_ids=new_ids,
-        rule=rule,
-        record=record,
-    )
-    print(f"{change} {name}: {saved.folder.path}\n{_cost_text(record['validation'])}")
+    done = None if config.out_dir else enrolled.done_already(trained, record)
+    if done is not None:
+        saved = load_run(str(done))
+        print(f"{change} {plain_name(name)}: done before, in {plain_name(str(done))}")
+    else:
+        found = enrolled.cost(trained, recognizer, rule, new_ids=new_ids)
+        record["validation"] = None if isinstance(found, str) else found
+        saved = enrolled.save_enrolled(
+            trained,
+            recognizer,
+            out=pathlib.Path(config.out_dir) if config.out_dir else enrolled.next_folder(trained),
+            class_names=names,
+            new_ids=new_ids,
+            rule=rule,
+            record=record,
+        )
+        print(f"{change} {plain_name(name)}: {plain_name(str(saved.folder.path))}")
+        print(plain(_cost_text(found)))
     version_dir = None
     if config.export:
         exported = export.run(
@@ -104,7 +114,8 @@ def run(config: EnrollConfig) -> EnrollResult:
                 export_dir=str(_export_dir(trained.folder.path)),
                 model_name=config.model_name,
                 tflite=config.tflite,
-            )
+            ),
+            needs_data=False,
         )
         version_dir = exported.version_dir
     return EnrollResult(saved.folder.path, record, version_dir)
@@ -133,8 +144,10 @@ def _the_change(config: EnrollConfig) -> tuple[str, str]:
 def _class_id(names: list[str], name: str, *, change: str, to: str) -> int:
     """Id of the class; the next free one for --add."""
     new = name if change == "add" else to
-    if new and (new in names or new != new.strip() or "\n" in new):
-        reason = "exists already" if new in names else "has spaces at its ends or a line break"
+    reason = "exists already" if new in names else new and fault(new)
+    if not reason and new != new.strip():
+        reason = "has spaces at its ends"
+    if reason:
         raise UserError(
             f"class {new!r} {reason}: choose another name"
             + (", or change its images with --replace." if change == "add" else ".")
@@ -160,9 +173,9 @@ def _check_new(found: Any, names: list[str], config: EnrollConfig) -> None:
         )
 
 
-def _cost_text(validation: dict[str, Any] | None) -> str:
-    if validation is None:
-        return "no validation images: the cost to the other classes is not known."
+def _cost_text(validation: dict[str, Any] | str) -> str:
+    if isinstance(validation, str):
+        return f"the cost to the other classes is not known: {validation}."
     before, after = validation["before"], validation["after"]
     parts = [
         f"{band} {100 * before[band]:.1f} -> {100 * after[band]:.1f} %"

@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from longtail_tf.errors import UserError
 from longtail_tf.settings import cli, setting
+from longtail_tf.settings.terminal import plain, plain_name
 
 TFLITE_VARIANTS = ("float32", "float16", "dynamic", "int8")
 RESERVED_NAMES = ("serving", "tflite")
@@ -67,8 +68,13 @@ class ExportResult:
     parity: tuple[dict[str, Any], ...]
 
 
-def run(config: ExportConfig) -> ExportResult:
-    """Writes, checks and publishes the SavedModel, then the server and device files.
+def run(config: ExportConfig, *, needs_data: bool = True) -> ExportResult:
+    """Writes and checks the server and device files and the SavedModel, and publishes it last.
+
+    Args:
+      config: settings.
+      needs_data: False to check the SavedModel with generated images where the data set of the run
+        is not at hand; there are no device files then.
 
     Raises:
       UserError: settings or run folder that cannot work.
@@ -81,21 +87,25 @@ def run(config: ExportConfig) -> ExportResult:
             "another."
         )
     from longtail_tf.exporting import publish, saved_model, serving_module
-    from longtail_tf.exporting.parity import image_files, spread_rows
+    from longtail_tf.exporting.parity import generated_images, image_files, spread_rows
     from longtail_tf.exporting.rule_head import check_rule
     from longtail_tf.exporting.server_files import write_server_files
     from longtail_tf.exporting.tflite_files import write_device_files
-    from longtail_tf.runs.enrolled import load_data
     from longtail_tf.runs.folder import provenance
     from longtail_tf.runs.trained_run import load_run
 
     trained = load_run(config.run_dir)
-    index = load_data(trained, config.data)
+    index, why_none = _data_of(trained, config, needs_data=needs_data)
     rule = config.inference_rule or trained.config.inference_rule
     check_rule(trained.recognizer, rule, has_head=trained.model.head is not None)
     export_dir = pathlib.Path(config.export_dir or trained.folder.export)
     threshold = choose_threshold(config, trained.recognizer.threshold)
-    test = index.test or index.val or index.train
+    if index is None:
+        images = generated_images(config.gate_images, side=trained.config.image_size)
+        print(plain(f"checked with generated images only: {why_none}"))
+    else:
+        test = index.test or index.val or index.train
+        images = image_files(test, spread_rows(test.labels, config.gate_images, seed=0))
     model: dict[str, Any] = {
         "model": trained.model,
         "recognizer": trained.recognizer,
@@ -104,37 +114,10 @@ def run(config: ExportConfig) -> ExportResult:
         "channels": trained.channels,
         "unknown_threshold": threshold,
     }
-    version_dir, gates = saved_model.export_saved_model(
-        export_dir=export_dir,
-        model_name=config.model_name,
-        version=config.version,
-        image_files=image_files(test, spread_rows(test.labels, config.gate_images, seed=0)),
-        batch_sizes=batch_sizes,
-        info=provenance(data_digest=trained.data_digest, seed=trained.config.seed),
-        rule=rule,
-        top_k=config.k_top or trained.config.k_top,
-        limits=serving_module.Limits(
-            image_bytes=config.max_image_bytes,
-            image_pixels=config.max_image_pixels,
-            strict=config.strict,
-        ),
-        **model,
-    )
-    write_server_files(
-        export_dir,
-        model_name=config.model_name,
-        versions=publish.versions(export_dir / config.model_name),
-        batch_sizes=batch_sizes,
-        image_size=model["image_size"],
-        channels=trained.channels,
-    )
-    print(
-        f"exported {version_dir}: {gates['images']} images checked, largest difference from Keras "
-        f"{gates['largest_difference_from_keras']:.1e}"
-    )
     paths: list[pathlib.Path] = []
     rows: list[dict[str, Any]] = []
-    if variants:
+    table = ""
+    if variants and index is not None:
         paths, rows, table = write_device_files(
             export_dir / "tflite",
             index=index,
@@ -146,8 +129,61 @@ def run(config: ExportConfig) -> ExportResult:
             info=provenance(data_digest=trained.data_digest, seed=trained.config.seed),
             **model,
         )
+    model_folder = export_dir / config.model_name
+
+    def server_files() -> None:
+        """Written just before the version is published, which they name."""
+        new = publish.choose_version(model_folder, config.version)
+        write_server_files(
+            export_dir,
+            model_name=config.model_name,
+            versions=sorted([*publish.versions(model_folder), new]),
+            batch_sizes=batch_sizes,
+            image_size=trained.config.image_size,
+            channels=trained.channels,
+        )
+
+    version_dir, gates = saved_model.export_saved_model(
+        export_dir=export_dir,
+        model_name=config.model_name,
+        version=config.version,
+        image_files=images,
+        batch_sizes=batch_sizes,
+        info=provenance(data_digest=trained.data_digest, seed=trained.config.seed),
+        before_publishing=server_files,
+        rule=rule,
+        top_k=config.k_top or trained.config.k_top,
+        limits=serving_module.Limits(
+            image_bytes=config.max_image_bytes,
+            image_pixels=config.max_image_pixels,
+            strict=config.strict,
+        ),
+        **model,
+    )
+    print(
+        f"exported {plain_name(str(version_dir))}: {gates['images']} images checked, largest "
+        f"difference from Keras {gates['largest_difference_from_keras']:.1e}"
+    )
+    if table:
         print(table)
     return ExportResult(version_dir, tuple(paths), gates, tuple(rows))
+
+
+def _data_of(trained: Any, config: ExportConfig, *, needs_data: bool) -> tuple[Any, str]:
+    """The data set to check with; None and why, where that is allowed."""
+    from longtail_tf.runs.enrolled import load_data
+
+    try:
+        return load_data(trained, config.data), ""
+    except (UserError, OSError, ImportError) as error:
+        if needs_data or config.data:
+            raise
+        if config.tflite != "none":
+            raise UserError(
+                f"--tflite={config.tflite}: device files are checked with the test images of the "
+                f"run, which are not at hand ({error}): leave it out."
+            ) from error
+        return None, str(error)
 
 
 def choose_threshold(config: ExportConfig, calibrated: Optional[float]) -> Optional[float]:

@@ -25,11 +25,14 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, Union
+
+from longtail_tf.errors import UserError
 
 Path = Union[str, "os.PathLike[str]"]
 PARTIAL = ".part"
@@ -37,6 +40,10 @@ MOST_IMAGE_BYTES = 1 << 30  # a file beyond is no image, whatever its name says
 _LITTER = re.compile(r"\..+\.([0-9a-f]{4})[0-9a-f]{8}\.part\Z", re.DOTALL)
 _DAY_S = 86_400.0
 _LONGEST_NAME_BYTES = 255
+_TOLD_BY_LIBRARIES = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ENOENT,
+)  # fmt: skip
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -100,6 +107,66 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         sync_folder(target.parent)
 
 
+@contextlib.contextmanager
+def replacing_by_name(path: Path) -> Iterator[pathlib.Path]:
+    """A path that a library writes a file at, which takes the place of `path` when the body ends.
+
+    It lies in a hidden folder beside and has the same name, as libraries go by endings.
+
+    Raises:
+      OSError: with `path` as its file name, also where the library told it in other words.
+    """
+    with foreign_errors(path):
+        target = pathlib.Path(os.path.realpath(path))
+        with hidden_folder(target) as hidden:
+            inside = hidden / target.name
+            yield inside
+            with open(inside, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(inside, _mode_of(target))
+            os.replace(inside, target)
+        sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[pathlib.Path]:
+    """A hidden folder to fill, which gets the name `path` when the body ends without an error.
+
+    Raises:
+      OSError: with `path` as its file name; FileExistsError where `path` has appeared meanwhile.
+    """
+    target = pathlib.Path(path)
+    with foreign_errors(path), hidden_folder(target) as hidden:
+        yield hidden
+        for root, _, names in os.walk(hidden):
+            for name in names:
+                with open(os.path.join(root, name), "rb") as file:
+                    os.fsync(file.fileno())
+            sync_folder(root)
+        if target.exists():  # a rename would replace an empty folder
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(hidden, target)
+        sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def foreign_errors(path: Path) -> Iterator[None]:
+    """As `named`, also for what TensorFlow and HDF5 raise where the system refuses them a file.
+
+    Both tell it in a message of their own, which holds the words of the system.
+    """
+    try:
+        with named(path):
+            yield
+    except Exception as error:
+        if isinstance(error, UserError) or isinstance(error, OSError) and error.errno is not None:
+            raise
+        code = next((code for code in _TOLD_BY_LIBRARIES if os.strerror(code) in str(error)), None)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), os.fspath(path)) from error
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes `content` as readable JSON."""
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -151,15 +218,25 @@ def read_bytes(path: Path, *, most_bytes: int) -> bytes:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Gives an OSError of the body the file name `path`, where it names no other user's path.
+    """Gives an OSError of the body the file name `path`, unless it is about another file.
 
     Errors of writing carry no name, and those of a file beside carry a name nobody has heard of.
     """
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = os.fspath(path), None
+        if error.errno is not None and _is_about(error.filename, os.fspath(path)):
+            error.filename, error.filename2 = os.fspath(path), None
         raise
+
+
+def _is_about(name: object, path: str) -> bool:
+    """Whether an error with the file name `name` is one of `path`: of it, above it, beside it."""
+    if not isinstance(name, (str, bytes)):
+        return True
+    parts = pathlib.PurePath(os.path.abspath(os.fsdecode(name))).parts
+    above = pathlib.PurePath(os.path.abspath(path)).parts[: len(parts)]
+    return parts == above or any(is_litter(part) for part in parts)
 
 
 def sync_folder(folder: Path) -> None:
@@ -210,26 +287,58 @@ def _age_s(entry: os.DirEntry) -> float:
 
 def _remove_if_dead(path: str) -> None:
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
         finally:
             os.close(handle)
 
 
 def _open_beside(target: pathlib.Path) -> tuple[str, BinaryIO]:
     """A new file beside `target`, locked, and its path."""
-    longest = _LONGEST_NAME_BYTES - len(f"..{'0' * 12}{PARTIAL}")
-    name = os.fsdecode(os.fsencode(target.name)[:longest])
     while True:
-        beside = os.path.join(target.parent, f".{name}.{_machine()}{uuid.uuid4().hex[:8]}{PARTIAL}")
+        beside = _hidden_name(target)
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
+        if _locked(handle):
             return beside, os.fdopen(handle, "wb")
-        os.close(handle)  # taken for litter before it was locked
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def hidden_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new hidden folder beside `target`, no litter while it is in use, gone at the end."""
+    _make_folder(target.parent)
+    _clean_once(str(target.parent))
+    while True:
+        hidden = pathlib.Path(_hidden_name(target))
+        hidden.mkdir()
+        handle = os.open(hidden, os.O_RDONLY | os.O_CLOEXEC)
+        if _locked(handle):
+            break
+        os.close(handle)
+    try:
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.close(handle)
+
+
+def _hidden_name(target: pathlib.Path) -> str:
+    """The name of something that is being written and will be `target`."""
+    ending = f".{_machine()}{uuid.uuid4().hex[:8]}{PARTIAL}"
+    name = os.fsdecode(os.fsencode(target.name)[: _LONGEST_NAME_BYTES - len(ending) - 1])
+    return os.path.join(target.parent, f".{name}{ending}")
+
+
+def _locked(handle: int) -> bool:
+    """Locks what was just made; False where it was taken for litter before."""
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return os.fstat(handle).st_nlink > 0
 
 
 def _is_written_through(path: Path) -> bool:

@@ -35,6 +35,7 @@ from longtail_tf.reporting.run_data import RunData, read_run
 from longtail_tf.reporting.summary import summary
 from longtail_tf.reporting.training import training_section
 from longtail_tf.settings import cli, setting
+from longtail_tf.settings.terminal import plain_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,10 @@ def write_report(
         reproduce_section(run),
     ]
     html = page(
-        f"{run.name} · training report", top, sections, footer=f"Made by longtail_tf {__version__}."
+        f"{run.name} · training report",
+        top,
+        [section for section in sections if section is not None],
+        footer=f"Made by longtail_tf {__version__}.",
     )
     path = pathlib.Path(out) if out else run.folder.report
     write_atomically(path, html.encode("utf-8", "replace"))
@@ -106,7 +110,7 @@ def run(config: ReportConfig) -> pathlib.Path:
     )
     if config.projector:
         write_projector_files(data, config.projector)
-    print(path)
+    print(plain_name(str(path)))
     return path
 
 
@@ -129,10 +133,13 @@ def _pictures(run: RunData, index: Any, reason: str) -> tuple[Pictures | None, s
 def _load_index(run: RunData, data: str) -> tuple[Any, str]:
     """The run's data set, or None and a sentence."""
     from longtail_tf.datasets import load_index
+    from longtail_tf.datasets.spec import from_folder, is_there
 
     spec = data or run.setting("data")
     if not spec:
         return None, ""
+    if not data and not is_there(spec):
+        spec = from_folder(spec, run.config.get("working_folder") or "")
     try:
         return load_index(
             spec,

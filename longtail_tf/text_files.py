@@ -118,3 +118,9 @@ def damaged(path: Path, reason: object) -> UserError:
 def _json_kind(content: object) -> str:
     kinds = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return kinds.get(type(content), "a number")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line; libraries append pages."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

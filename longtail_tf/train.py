@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any, Optional
 
 from longtail_tf.config import Config
@@ -18,12 +19,13 @@ from longtail_tf.settings import cli
 class RunResult:
     """What a run left: its folder, and evaluation.json's numbers by inference rule.
 
-    `metrics` is None when a signal stopped the training before its end, and in workers beside the
-    chief, which alone evaluates.
+    `metrics` is None when a signal stopped the training before its end, which `stopped_by` then
+    names, and in workers beside the chief, which alone evaluates.
     """
 
     run_dir: pathlib.Path
     metrics: Optional[dict[str, Any]]
+    stopped_by: Optional[int] = None
 
 
 def run(config: Config) -> RunResult:
@@ -44,8 +46,8 @@ def run(config: Config) -> RunResult:
     from longtail_tf.training.checkpoints import Checkpoints
 
     loop.prepare_tensorflow(threads=config.threads)
-    quiet_first_compilation()
     with workers.Team(replicas=config.replicas) as team:
+        quiet_first_compilation()
         index = index_of(config)
         settings = resolve_for(config, index)
         if config.time_budget:
@@ -62,11 +64,14 @@ def run(config: Config) -> RunResult:
                 loop.compile_for(begun.model, settings, index, num_head=num_head)
             checkpoints = Checkpoints(begun.model, folder.checkpoints)
             saved = RunFolder(settings.run_dir).checkpoints
-            start_step = checkpoints.restore(saved) if settings.resume else 0
+            start_step = 0
+            if settings.resume:
+                first_at = records.first_checkpoint(settings, folder)
+                start_step = checkpoints.restore(saved, first_at=first_at)
             folder.trim_metrics(start_step)
             team.agree(records.what_must_agree(settings, index, start_step=start_step))
 
-            stopped_at = loop.fit(
+            stopped = loop.fit(
                 begun,
                 settings,
                 index,
@@ -76,12 +81,15 @@ def run(config: Config) -> RunResult:
                 start_step=start_step,
                 checkpoints=checkpoints,
             )
-            if stopped_at is not None:
-                records.show_stop(settings, stopped_at)
-            if stopped_at is not None or not team.is_chief:
+            if stopped is not None:
+                records.show_stop(settings, stopped.step)
+                return RunResult(pathlib.Path(settings.run_dir), None, stopped.signal)
+            # In every process: reading the variables of several workers takes all of them.
+            plain = start.plain_copy(begun, settings, index, num_head=num_head)
+            if not team.is_chief:
                 return RunResult(pathlib.Path(settings.run_dir), None)
 
-            done = finish.finished_run(begun, settings, index, num_head=num_head, folder=folder)
+            done = finish.finished_run(plain, settings, index, num_head=num_head, folder=folder)
             results = evaluation.evaluate_test(
                 done.run,
                 index,
@@ -96,8 +104,14 @@ def run(config: Config) -> RunResult:
 
 
 def main() -> None:
-    """Command line; with --resume the settings come from the run folder."""
-    cli.launch(run, Config, __doc__, complete=_with_saved_settings)
+    """Command line; with --resume the settings come from the run folder.
+
+    A training that a signal stopped is not done: the exit code says so, as `train && export` goes
+    by it.
+    """
+    result = cli.launch(run, Config, __doc__, complete=_with_saved_settings)
+    if result is not None and result.stopped_by is not None:
+        sys.exit(128 + result.stopped_by)
 
 
 def _with_saved_settings(given: dict[str, Any]) -> dict[str, Any]:

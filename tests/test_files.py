@@ -15,12 +15,15 @@ import time
 import pytest
 
 from longtail_tf import files
+from longtail_tf.errors import UserError
 from longtail_tf.files import (
     NotAFileError,
     clean_litter,
+    new_folder,
     open_file,
     read_bytes,
     replacing,
+    replacing_by_name,
     write_atomically,
     write_csv,
     write_json,
@@ -38,13 +41,14 @@ def test_write_replaces_and_leaves_nothing_beside(tmp_path):
     assert os.listdir(path.parent) == ["a.txt"]
 
 
+@pytest.mark.parametrize("name", [None, ".a.txt.0123456789ab.part"])
 @pytest.mark.parametrize("call", ["replace", "fsync"])
-def test_write_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch, call):
+def test_write_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch, call, name):
     path = tmp_path / "a.txt"
     write_atomically(path, "one")
 
     def fail(*_):
-        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/.hidden")
+        raise OSError(errno.ENOSPC, "No space left on device", name and str(tmp_path / name))
 
     monkeypatch.setattr(files.os, call, fail)
     with pytest.raises(OSError, match="No space left") as told:
@@ -226,6 +230,62 @@ def test_what_may_not_be_written_is_refused_and_stays(tmp_path, what):
     assert path.read_text() == "before" and os.listdir(path.parent) == ["a"]
 
 
+# What libraries write
+
+
+def test_a_library_writes_by_a_name_of_its_own_and_the_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    path.write_text("before")
+    with replacing_by_name(path) as inside:
+        assert inside.name == path.name and inside.parent.parent == tmp_path
+        assert files.is_litter(inside.parent.name)
+        inside.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after" and os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Can't decrement id ref count (errno = 28, 'No space left on device')"),
+        OSError("Unable to create file (No space left on device)"),
+        type("ResourceExhaustedError", (Exception,), {})("x.index; No space left on device"),
+    ],
+    ids=["HDF5", "HDF5 without a number", "TensorFlow"],
+)
+@pytest.mark.parametrize("writing", [replacing_by_name, new_folder, files.foreign_errors])
+def test_what_a_library_says_of_a_full_disk_is_an_oserror_with_the_path(tmp_path, writing, error):
+    path = tmp_path / "a"
+    with pytest.raises(OSError, match="No space left on device") as told:
+        with writing(path):
+            raise error
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(path))
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_errors_of_a_library_stay_what_they_are(tmp_path):
+    for error in (RuntimeError("shapes differ"), UserError("No such file or directory: mend it")):
+        with pytest.raises(type(error), match=str(error)), files.foreign_errors(tmp_path / "a"):
+            raise error
+    with pytest.raises(FileNotFoundError) as told, files.foreign_errors(tmp_path / "a"):
+        os.stat("/nowhere/else")
+    assert told.value.filename == "/nowhere/else", "an error of another file keeps its name"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "1"
+    with new_folder(path) as hidden:
+        (hidden / "inner").mkdir()
+        (hidden / "inner" / "file").write_text("x")
+        assert files.is_litter(hidden.name) and not path.exists()
+    assert (path / "inner" / "file").read_text() == "x" and os.listdir(path.parent) == ["1"]
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "2"):
+        raise ZeroDivisionError
+    with pytest.raises(FileExistsError), new_folder(path):
+        pass
+    assert os.listdir(tmp_path) == ["deep"] and os.listdir(path.parent) == ["1"]
+
+
 # Litter
 
 
@@ -251,6 +311,24 @@ def test_what_another_process_is_writing_is_no_litter(tmp_path):
         clean_litter(tmp_path)
         assert len(os.listdir(tmp_path)) == 1
     assert os.listdir(tmp_path) == ["a"]
+    with new_folder(tmp_path / "b") as hidden:
+        clean_litter(tmp_path)
+        assert hidden.exists()
+    dead = tmp_path / f".c.{files._machine()}01234567.part"
+    (dead / "variables").mkdir(parents=True)
+    clean_litter(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_what_another_machine_left_stays_for_a_day(tmp_path):
+    other = "0000" if files._machine() != "0000" else "1111"
+    path = tmp_path / f".a.{other}01234567.part"
+    path.touch()
+    clean_litter(tmp_path)
+    assert path.exists()
+    os.utime(path, (0, 0))
+    clean_litter(tmp_path)
+    assert not path.exists()
 
 
 def test_files_of_others_are_no_litter(tmp_path):

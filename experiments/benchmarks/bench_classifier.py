@@ -1,4 +1,4 @@
-"""The classifier's cost against the number of classes: full, head only, chunked, sampled.
+"""The classifier's cost against the number of classes: full, head only, sampled.
 
     taskset -c 1 python experiments/benchmarks/bench_classifier.py
     python experiments/benchmarks/bench_classifier.py --classes 1000,10000 --rounds 9 --no_memory
@@ -6,8 +6,7 @@
 One step is forward, gradient and update of the classifier alone on 128 embeddings of 128 numbers:
 the same batch and the same optimizer (SGD with Nesterov momentum and weight decay) for each.
 - full: softmax cross entropy over all C classes.
-- full chunked: the same value, `losses.chunked_cross_entropy`.
-- head 20 %: over C / 5 classes, what `--head_ratio=0.2` trains; and chunked.
+- head 20 %: over C / 5 classes, what `--head_ratio=0.2` trains.
 - head 20 % sampled: `losses.partial_cross_entropy` of the head with 8,192 classes drawn, what
   `--head_sampled_classes=8192` trains (left out where the head is smaller).
 - sampled softmax: `tf.nn.sampled_softmax_loss` over all C with 8,192 drawn, kernel [C, D], plain
@@ -35,12 +34,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-BATCH, DIM, SAMPLED, HEAD_SHARE, CHUNK = 128, 128, 8192, 5, 8192
+BATCH, DIM, SAMPLED, HEAD_SHARE = 128, 128, 8192, 5
 SUBJECTS = (
     "full",
-    "full chunked",
     "head 20 %",
-    "head 20 % chunked",
     "head 20 % sampled",
     "sampled softmax",
 )
@@ -86,8 +83,6 @@ def step_of(name: str, classes: int):
         return sampled
 
     def loss_of():
-        if name.endswith("chunked"):
-            return losses.chunked_cross_entropy(labels, points, kernel, chunk=CHUNK)
         if name.endswith("sampled"):
             return losses.partial_cross_entropy(
                 labels, points, kernel, num_sampled=SAMPLED, seed=0, step=count

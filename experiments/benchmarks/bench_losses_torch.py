@@ -11,7 +11,7 @@ K = 4, 128 numbers) on one thread, and ratios are taken inside a round.
 The definitions differ under one name: ours (tensorflow-addons') takes every positive pair;
 pytorch-metric-learning keeps the triplets inside the margin. Batch-hard is the same in all three.
 On AMD processors PyTorch's float32 products are slower than TensorFlow's; of the semi-hard times
-they are below 1 %. Claims (DESIGN section 7): 30 / 60 / 150 times at 256 / 512 / 1024.
+they are below 1 %. Claim (DESIGN section 7): 20 times at 256.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--pml_python", default="")
     parser.add_argument("--oml_python", default="")
     parser.add_argument("--sizes", default="64,256,512,1024")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.1, help="of each loss in a round")
     parser.add_argument("--json", default="", help="also write the rows here")
     parser.add_argument("--serve", default="", help=argparse.SUPPRESS)

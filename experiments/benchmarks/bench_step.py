@@ -115,7 +115,7 @@ class Plain:
 
 
 class TwoStreams:
-    """`fit` of a TwoStreamModel, compiled as `training.compiled_model` does."""
+    """`fit` of a TwoStreamModel, compiled as `training.loop.compile_for` does."""
 
     def __init__(self, data, *, schedule, precision="float32", jit_compile=False):
         import tensorflow as tf
@@ -129,7 +129,7 @@ class TwoStreams:
             classification_loss=losses.classification_loss(
                 "cross_entropy", class_counts=[100] * NUM_HEAD
             ),
-            metric_loss=losses.metric_loss("triplet_semihard", margin=0.2, images_per_class=K),
+            metric_loss=losses.metric_loss("triplet_semihard", margin=0.2),
             schedule=schedule,
             jit_compile=jit_compile,
         )

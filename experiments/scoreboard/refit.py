@@ -12,6 +12,8 @@ import dataclasses
 import json
 import pathlib
 
+import table
+
 from longtail_tf.errors import UserError
 from longtail_tf.settings import cli, setting
 
@@ -33,6 +35,7 @@ def run(config: RefitConfig) -> None:
     found = sorted(pathlib.Path(config.runs).glob("*/*/*/evaluation.json"))
     wanted = config.data.split(",") if config.data else None
     found = [path for path in found if wanted is None or path.parts[-4] in wanted]
+    found = [path for path in found if path.parts[-3] not in table.TEN_LINES]
     if not found:
         raise UserError(f"--runs={config.runs}: no finished runs (DATA/METHOD/SEED) are there.")
     for path in found:

@@ -1,11 +1,13 @@
 """The scoreboard of one data set: two tables into RESULTS.md between its markers, all of it as CSV.
 
-The first table has a row for each method, read by the rule it names classes by; the second has a
-row for each training and a column for each rule.
+The first table has a row for each method, read by the rule it names classes by, or by the one that
+validation chose in each run (auto), and beside it by the rule that turned out best; the second has
+a row for each training and a column for each rule.
 """
 
 from __future__ import annotations
 
+import collections
 import csv
 import datetime
 import io
@@ -20,8 +22,10 @@ import plots
 
 from longtail_tf.files import write_atomically
 from longtail_tf.reporting.differences import over_seeds, t_quantile
-from longtail_tf.settings.choices import RULES
+from longtail_tf.settings.choices import AUTO_RULE, RULES
 
+TEN_LINES = ("logreg", "class_means", "shrunk_lda")  # of frozen.py: scikit-learn's, no network
+FEW_CLASSES = 5  # a band of fewer says little
 REFERENCE = "logit_adjusted"  # the row that others are compared with, by its own rule
 BANDS = ("balanced", "all", "many", "medium", "few")
 
@@ -31,7 +35,7 @@ class Method(NamedTuple):
 
     name: str
     trained_as: str  # methods that differ in the rule alone share a training
-    rule: str  # that it names classes by
+    rule: str  # that it names classes by; "auto": the one that each run chose
 
 
 class Runs(NamedTuple):
@@ -41,16 +45,39 @@ class Runs(NamedTuple):
     evaluations: dict[int, dict[str, Any]]
     cpu_seconds: list[float]
     classifier_bytes: int
+    band_classes: dict[str, int]  # classes in each band of shots; {} where no run says
 
     @property
     def rules(self) -> list[str]:
         """Rules that every seed was evaluated by."""
-        evaluations = self.evaluations.values()
-        return [rule for rule in RULES if all(rule in each["rules"] for each in evaluations)]
+        evaluations = list(self.evaluations.values())
+        known = [rule for rule in RULES if all(rule in each["rules"] for each in evaluations)]
+        return known or [*evaluations[0]["rules"]]  # of scikit-learn, under names of their own
+
+    def has(self, rule: str) -> bool:
+        """Whether every seed can be read by `rule`."""
+        return rule in self.rules or rule == AUTO_RULE
 
     def values(self, rule: str, band: str) -> dict[int, float | None]:
-        """Seed -> accuracy, 0..1; None for an empty band."""
-        return {seed: each["rules"][rule][band] for seed, each in self.evaluations.items()}
+        """Seed -> accuracy, 0..1, by `rule` or the one its run chose; None for an empty band."""
+        return {
+            seed: each["rules"][self.chosen(seed) if rule == AUTO_RULE else rule][band]
+            for seed, each in self.evaluations.items()
+        }
+
+    def chosen(self, seed: int) -> str:
+        """The rule that the run of a seed names classes by."""
+        return str(self.evaluations[seed]["inference_rule"])
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """The rule that turned out best, and its mean balanced accuracy over the seeds, 0..1."""
+        means = {
+            rule: float(np.mean(list(self.values(rule, "balanced").values())))  # type: ignore[arg-type]
+            for rule in self.rules
+        }
+        rule = max(means, key=means.__getitem__)
+        return rule, means[rule]
 
 
 def write(
@@ -70,7 +97,7 @@ def write(
     """
     runs = load(folders)
     trained = [each for each in methods if each.trained_as in runs]
-    rows = [each for each in trained if each.rule in runs[each.trained_as].rules]
+    rows = [each for each in trained if runs[each.trained_as].has(each.rule)]
     for each in trained:
         if each not in rows:
             print(f"{data} {each.name}: not every seed has rule {each.rule}; refit.py may add it")
@@ -107,7 +134,8 @@ def load(folders: dict) -> dict[str, Runs]:
         mine = {s: f for s, f in sorted(mine.items()) if (f / "evaluation.json").exists()}
         if not mine:
             continue
-        config = _read(next(iter(mine.values())) / "config.json")
+        first = next(iter(mine.values()))
+        config = _read(first / "config.json")
         settings = config["settings"]
         outputs = config["num_head"] * (settings["classification_loss"] != "none")
         found[training] = Runs(
@@ -116,6 +144,7 @@ def load(folders: dict) -> dict[str, Runs]:
             [_read(f / "cpu_seconds.json") for f in mine.values()
              if (f / "cpu_seconds.json").exists()],
             4 * outputs * settings["embedding_dim"],
+            _band_classes(first / "classes.csv"),
         )  # fmt: skip
     return found
 
@@ -123,10 +152,15 @@ def load(folders: dict) -> dict[str, Runs]:
 def method_lines(methods: list[Method], runs: dict[str, Runs]) -> list[str]:
     """The first table: a row a method, by its own rule."""
     reference = next((each for each in methods if each.name == REFERENCE), None)
+    with_best = any(each.rule == AUTO_RULE for each in methods)
+    classes = next((each.band_classes for each in runs.values() if each.band_classes), {})
+    bands = [_band_title(band, classes) for band in ("many", "medium", "few")]
     lines = [
-        f"| method | rule | balanced | against {REFERENCE} | all | many | medium | few | seeds | "
+        "| method | rule | balanced |"
+        + " by its best rule |" * with_best
+        + f" against {REFERENCE} | all | {' | '.join(bands)} | seeds | "
         "images seen | CPU s | classifier bytes | split |",
-        "|" + "---|" * 13,
+        "|" + "---|" * (13 + with_best),
     ]
     for method in methods:
         mine = runs[method.trained_as]
@@ -135,8 +169,14 @@ def method_lines(methods: list[Method], runs: dict[str, Runs]) -> list[str]:
         digests = sorted({one["provenance"]["data_digest"] for one in evaluations})
         cells = [with_interval(list(mine.values(method.rule, band).values())) for band in BANDS]
         cells.insert(1, against(method, reference, runs))
+        if with_best:
+            best, accuracy = mine.best
+            cells.insert(1, f"{100 * accuracy:.1f} ({best})")
+        rule = method.rule
+        if rule == AUTO_RULE:
+            rule = "auto: " + ", ".join(dict.fromkeys(map(mine.chosen, mine.evaluations)))
         lines.append(
-            f"| {method.name} | {method.rule} | "
+            f"| {method.name} | {rule} | "
             + " | ".join(cells)
             + f" | {len(mine.evaluations)} | "
             + " to ".join(f"{n:,}" for n in dict.fromkeys([seen[0], seen[-1]]))
@@ -152,6 +192,8 @@ def rule_lines(runs: dict[str, Runs]) -> list[str]:
     rules = [rule for rule in RULES if any(rule in each.rules for each in runs.values())]
     lines = ["| trained with | " + " | ".join(rules) + " |", "|" + "---|" * (len(rules) + 1)]
     for each in runs.values():
+        if not set(rules) & set(each.rules):
+            continue
         cells = [
             f"{100 * np.mean(list(each.values(rule, 'balanced').values())):.1f}"
             if rule in each.rules
@@ -163,16 +205,19 @@ def rule_lines(runs: dict[str, Runs]) -> list[str]:
 
 
 def write_csv(path: pathlib.Path, runs: dict[str, Runs]) -> None:
-    """Every seed, rule and band; fractions, empty for an empty band."""
+    """Every seed, rule and band; fractions, empty for an empty band; `named_by`: the rule that the
+    run names classes by."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trained_with", "rule", "seed", *BANDS, "commit"])
+    writer.writerow(["trained_with", "rule", "seed", *BANDS, "named_by", "commit"])
     for each in runs.values():
         for rule in each.rules:
             for seed, one in each.evaluations.items():
                 bands = [one["rules"][rule][band] for band in BANDS]
                 values = ["" if value is None else f"{value:.4f}" for value in bands]
-                writer.writerow([each.name, rule, seed, *values, one["provenance"]["commit"]])
+                named_by = int(rule == one.get("inference_rule"))
+                row = [each.name, rule, seed, *values, named_by, one["provenance"]["commit"]]
+                writer.writerow(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue())
 
@@ -214,9 +259,10 @@ def against(method: Method, reference: Method | None, runs: dict[str, Runs]) -> 
 
 def _points(method: Method, runs: dict[str, Runs]) -> plots.Line:
     mine = runs[method.trained_as]
+    shown = [AUTO_RULE] * (method.rule == AUTO_RULE) + mine.rules
     points = {
         rule: interval(list(mine.values(rule, "balanced").values()))
-        for rule in mine.rules
+        for rule in shown
         if rule == method.rule or method.name == method.trained_as
     }
     found = {rule: point for rule, point in points.items() if point is not None}
@@ -233,6 +279,22 @@ def _head(runs: dict[str, Runs]) -> str:
         "balanced accuracy; bytes of the float32 classifier that is trained. Second table: "
         "balanced accuracy of each training by every rule.\n"
     )
+
+
+def _band_classes(path: pathlib.Path) -> dict[str, int]:
+    """How many classes each band of shots has, from a run's classes.csv."""
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        return dict(collections.Counter(row["band"] for row in csv.DictReader(file)))
+
+
+def _band_title(band: str, classes: dict[str, int]) -> str:
+    """A band's name; with the number of its classes where those are few."""
+    count = classes.get(band, 0)
+    if not 0 < count < FEW_CLASSES:
+        return band
+    return f"{band} ({count} class{'es' * (count > 1)}!)"
 
 
 def _read(path: pathlib.Path) -> Any:

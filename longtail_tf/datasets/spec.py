@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -127,3 +128,22 @@ def _not_a_name(text: str, body: str, kinds: tuple[str, ...], names: tuple[str, 
     if body in kinds:
         return f"the data spec {text!r} has no path; write {body}:PATH"
     return f"the data spec {text!r} names no built-in data set; {nearest(body, names)}"
+
+
+def from_folder(text: str, folder: str) -> str:
+    """The spec with a relative path taken from `folder`; other specs as they are."""
+    match = _QUERY.search(text)
+    body = text[: match.start()] if match else text
+    kind, colon, path = body.partition(":")
+    path = os.path.expanduser(path)
+    if not folder or not colon or not path or kind == "tfds" or os.path.isabs(path):
+        return text
+    return f"{kind}:{os.path.join(folder, path)}{text[len(body) :]}"
+
+
+def is_there(text: str) -> bool:
+    """Whether what a spec names by a path is there; True where it names none."""
+    match = _QUERY.search(text)
+    kind, colon, path = (text[: match.start()] if match else text).partition(":")
+    path = os.path.expanduser(path)
+    return not colon or kind == "tfds" or os.path.exists(path) or bool(glob.glob(path))

@@ -120,6 +120,18 @@ def image_files(split: Any, rows: np.ndarray) -> list[bytes]:
     return [_png(image) for image in images]
 
 
+def generated_images(count: int, *, side: int) -> list[bytes]:
+    """PNG files of coloured waves, each another: where no real image is at hand."""
+    draws = np.random.default_rng(0)
+    at = np.arange(side) / side
+    files = []
+    for _ in range(max(count, 2)):
+        across, down, phase = draws.uniform(1, 8, 3), draws.uniform(1, 8, 3), draws.uniform(0, 6, 3)
+        waves = np.sin(6.3 * (at[:, None, None] * down + at[None, :, None] * across) + phase)
+        files.append(_png((127.5 + 127.5 * waves).astype(np.uint8)))
+    return files
+
+
 def preprocessed(files: list[bytes], *, image_size: int, channels: int) -> np.ndarray:
     """uint8 [N, S, S, C], as evaluation and serving see the files; unreadable ones left out."""
     images, valid = preprocess.preprocess_many(

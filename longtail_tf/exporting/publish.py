@@ -5,24 +5,23 @@ TF Serving looks once a second for integer folders and loads what it finds, half
 
 from __future__ import annotations
 
-import os
+import contextlib
 import pathlib
 import re
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from longtail_tf.errors import UserError
+from longtail_tf.files import named, new_folder
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
 
 def versions(model_folder: pathlib.Path) -> list[int]:
     """Published versions in `model_folder`, rising; other names are not versions."""
-    if not model_folder.is_dir():
-        return []
-    names = (path.name for path in model_folder.iterdir() if path.is_dir())
+    with named(model_folder):
+        if not model_folder.is_dir():
+            return []
+        names = [path.name for path in model_folder.iterdir() if path.is_dir()]
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
@@ -46,7 +45,7 @@ def choose_version(model_folder: pathlib.Path, version: int | None = None) -> in
     return version
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_version(
     export_dir: pathlib.Path, *, model_name: str, version: int | None = None
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
@@ -62,18 +61,14 @@ def new_version(
         )
     model_folder = pathlib.Path(export_dir) / model_name
     final = model_folder / str(choose_version(model_folder, version))
-    hidden = model_folder / f".{final.name}.{uuid.uuid4().hex[:8]}"
-    hidden.mkdir(parents=True)
     try:
-        yield hidden, final
-        try:
-            os.rename(hidden, final)  # fails, rather than replaces, where a version appeared
-        except OSError as error:
-            raise UserError(
-                f"{final} appeared while this export was written and is never overwritten: run the "
-                "export again for the next version."
-            ) from error
+        with new_folder(final) as hidden:
+            yield hidden, final
+    except FileExistsError as error:
+        raise UserError(
+            f"{final} appeared while this export was written and is never overwritten: run the "
+            "export again for the next version."
+        ) from error
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-        if not any(model_folder.iterdir()):
+        with contextlib.suppress(OSError):  # as it was, where nothing was published
             model_folder.rmdir()

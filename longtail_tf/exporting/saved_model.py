@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -81,6 +81,7 @@ def export_saved_model(
     image_files: Sequence[bytes],
     batch_sizes: Sequence[int],
     info: Mapping[str, Any],
+    before_publishing: Callable[[], None] = lambda: None,
     **module_arguments: Any,
 ) -> tuple[pathlib.Path, dict[str, Any]]:
     """Writes, checks and publishes one version.
@@ -92,6 +93,8 @@ def export_saved_model(
       image_files: encoded real images the gates run on, at least two.
       batch_sizes: batch sizes that get warm-up requests.
       info: provenance, written into the version folder beside what the gates measured.
+      before_publishing: called when the version is fit to be served; publishing is what comes last,
+        so that an export that was killed is done again as if it had not been begun.
       **module_arguments: those of `build_serving_module`, without `labels_path`.
 
     Returns:
@@ -132,7 +135,8 @@ def export_saved_model(
                  "image_size": module.image_size, "channels": module.channels,
                  "unknown_threshold": module.unknown_threshold,
                  "temperature": module.rule_head.temperature, "gates": measured}  # fmt: skip
-        (hidden / INFO_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        (hidden / INFO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        before_publishing()
     return final, measured
 
 

@@ -305,7 +305,7 @@ def _arrays(
     place: pathlib.Path, *, views: int, num_images: int, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two memory-mapped arrays; their room on the disk is taken before anything is computed."""
-    parts: dict[pathlib.Path, tuple[Any, tuple[int, ...]]] = {
+    parts: dict[pathlib.Path, tuple[np.dtype[Any], tuple[int, ...]]] = {
         place / "outputs.f16": (np.dtype(np.float16), (1 + views, num_images, *shape)),
         place / "sources.i64": (np.dtype(np.int64), (1 + views, num_images)),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +23,7 @@ def classification_loss(
     gamma: float = 2.0,
     max_margin: float = 0.5,
     scale: Any = 16.0,
-    reweight_from: Optional[int] = None,
+    reweight_from: int | None = None,
     step: Any = None,
 ) -> Callable[[Any, Any], tf.Tensor]:
     """Returns a classification loss with its settings filled in.
@@ -143,7 +143,7 @@ def _ldam(labels: tf.Tensor, logits: tf.Tensor, *, margins: np.ndarray, scale: A
     )
 
 
-def _checked(labels: Any, logits: Any, num_classes: Optional[int]) -> tuple[tf.Tensor, tf.Tensor]:
+def _checked(labels: Any, logits: Any, num_classes: int | None) -> tuple[tf.Tensor, tf.Tensor]:
     """Labels int32 [B] and logits float32 [B, H]; what is known of their shapes must fit."""
     logits = tf.convert_to_tensor(logits)
     labels = tf.reshape(tf.cast(labels, tf.int32), [-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import tensorflow as tf
 
@@ -29,7 +29,7 @@ def supcon_loss(
     *,
     temperature: float = 0.1,
     source_rows: Any = None,
-    memory: Optional[Memory] = None,
+    memory: Memory | None = None,
 ) -> tf.Tensor:
     """Supervised contrastive loss, the mean outside the logarithm.
 
@@ -74,7 +74,7 @@ def multi_similarity_loss(
     embeddings: Any,
     *,
     source_rows: Any = None,
-    memory: Optional[Memory] = None,
+    memory: Memory | None = None,
 ) -> tf.Tensor:
     """Multi-similarity loss with its pair mining.
 

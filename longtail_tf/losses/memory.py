@@ -7,7 +7,7 @@ of the model, so that checkpoints hold it, and assign what `enqueue` returns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -39,9 +39,7 @@ def empty_memory(size: int, dimension: int) -> Memory:
     )
 
 
-def enqueue(
-    memory: Memory, labels: Any, embeddings: Any, source_rows: Optional[Any] = None
-) -> Memory:
+def enqueue(memory: Memory, labels: Any, embeddings: Any, source_rows: Any | None = None) -> Memory:
     """The memory with a batch stored in front and the oldest places dropped.
 
     Args:

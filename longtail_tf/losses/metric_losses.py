@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import tensorflow as tf
 
@@ -23,8 +23,8 @@ def metric_loss(
     margin: float,
     distance_metric: str = "L2",
     temperature: float = 0.1,
-    num_classes: Optional[int] = None,
-    embedding_dim: Optional[int] = None,
+    num_classes: int | None = None,
+    embedding_dim: int | None = None,
 ) -> Callable[..., tf.Tensor]:
     """Returns a metric loss with its settings filled in.
 
@@ -76,7 +76,7 @@ def metric_loss(
         return base
 
     def loss(
-        labels: Any, embeddings: Any, source_rows: Any = None, memory: Optional[Memory] = None
+        labels: Any, embeddings: Any, source_rows: Any = None, memory: Memory | None = None
     ) -> tf.Tensor:
         points = tf.convert_to_tensor(embeddings)
         if points.dtype.is_floating:  # or the loss says what is wrong with them

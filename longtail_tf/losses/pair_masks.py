@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -20,8 +20,8 @@ class PairMasks(NamedTuple):
 def partners(
     labels: tf.Tensor,
     points: tf.Tensor,
-    source_rows: Optional[tf.Tensor] = None,
-    memory: Optional[Memory] = None,
+    source_rows: tf.Tensor | None = None,
+    memory: Memory | None = None,
 ) -> Memory:
     """What the slots of a batch are compared with: each other, and behind them a memory's places.
 
@@ -43,7 +43,7 @@ def partners(
     return Memory(*(tf.concat(parts, axis=0) for parts in zip(batch, stored)))
 
 
-def pair_masks(compared: Memory, anchors: Optional[tf.Tensor] = None) -> PairMasks:
+def pair_masks(compared: Memory, anchors: tf.Tensor | None = None) -> PairMasks:
     """Finds the positive and negative pairs of some anchors.
 
     Args:

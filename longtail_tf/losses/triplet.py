@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
 import tensorflow as tf
 
@@ -22,7 +22,7 @@ def triplet_semihard_loss(
     margin: float = 1.0,
     distance_metric: str = "L2",
     source_rows: Any = None,
-    memory: Optional[Memory] = None,
+    memory: Memory | None = None,
 ) -> tf.Tensor:
     """Triplet loss with semi-hard negatives, averaged over all ordered positive pairs.
 
@@ -60,7 +60,7 @@ def triplet_hard_loss(
     soft: bool = False,
     distance_metric: str = "L2",
     source_rows: Any = None,
-    memory: Optional[Memory] = None,
+    memory: Memory | None = None,
 ) -> tf.Tensor:
     """Batch-hard triplet loss: farthest positive against nearest negative, mean over anchors.
 
@@ -129,7 +129,7 @@ def _loss(
     labels: Any,
     embeddings: Any,
     source_rows: Any,
-    memory: Optional[Memory],
+    memory: Memory | None,
     margin: Any,
     distance_metric: str,
     **mining: bool,

@@ -12,6 +12,10 @@ from longtail_tf.models.replicas import batch_norm
 
 layers = tf.keras.layers
 
+# On maps of fewer channels than a vector register holds numbers (16 in AVX-512), oneDNN's gradient
+# of a strided 1x1 kernel writes past its memory: wrong numbers, or a crash (oneDNN, issue 6035).
+_NARROW = 16
+
 
 def build(name: str, *, input_shape: tuple[int, int, int], width: int) -> tf.keras.Model:
     """3x3 stem, three stages of n basic blocks at 1, 2, 4 x width, strides 1, 2, 2.
@@ -38,10 +42,17 @@ def build(name: str, *, input_shape: tuple[int, int, int], width: int) -> tf.ker
 def _basic_block(x: tf.Tensor, filters: int, stride: int, name: str) -> tf.Tensor:
     shortcut = x
     if stride != 1 or x.shape[-1] != filters:
-        shortcut = _conv_norm(x, filters, 1, stride, f"{name}_shortcut")
+        shortcut = _projected(x, filters, stride, f"{name}_shortcut")
     x = layers.ReLU(name=f"{name}_relu1")(_conv_norm(x, filters, 3, stride, f"{name}_1"))
     x = _conv_norm(x, filters, 3, 1, f"{name}_2")
     return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([x, shortcut]))
+
+
+def _projected(x: tf.Tensor, filters: int, stride: int, name: str) -> tf.Tensor:
+    """A 1x1 convolution; narrow maps are thinned out before it, which gives the same."""
+    if stride > 1 and x.shape[-1] < _NARROW:
+        x, stride = layers.AveragePooling2D(1, stride, name=f"{name}_thinned")(x), 1
+    return _conv_norm(x, filters, 1, stride, name)
 
 
 def _conv_norm(x: tf.Tensor, filters: int, size: int, stride: int, name: str) -> tf.Tensor:

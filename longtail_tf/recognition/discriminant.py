@@ -31,6 +31,9 @@ import numpy as np
 from longtail_tf.recognition.prototypes import class_counts, class_means
 
 SHRINKAGE = 0.2
+SHRINKAGES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)  # to choose from, for long vectors
+LONG = 512  # numbers of a vector that no training made as short as it needs
+FOLDS = 5
 CORRECTED = 0.5  # share of what the means of few images lie off
 _COLLAPSED = 1e-10  # share of the embeddings' square that is rounding, not scatter
 _CELLS = 1 << 23  # numbers of images or classes in float64 at a time: 64 MB
@@ -82,6 +85,79 @@ def fit_discriminant(
     scatter = float((precision * covariance).sum())
     kernel, bias = class_columns(means, counts, precision=precision, center=center, scatter=scatter)
     return Discriminant(kernel, bias, precision, center, scatter)
+
+
+def choose_shrinkage(
+    embeddings: np.ndarray, labels: np.ndarray, num_classes: int, *, seed: int = 0
+) -> float:
+    """The shrinkage for long vectors, by cross-validation within the training images.
+
+    A fifth is right for embeddings that were trained; the many numbers of a pretrained network have
+    more directions than images, and want more. Of the shrinkages within one standard error of the
+    best the largest is taken, as it leans least on what few images say.
+
+    Args:
+      embeddings: float32 [N, D].
+      labels: int [N].
+      num_classes: C.
+      seed: of the folds.
+
+    Returns:
+      One of SHRINKAGES; SHRINKAGE where no class has two images.
+    """
+    folds = _folds(labels, seed=seed)
+    right = np.zeros((len(SHRINKAGES), len(labels)), bool)
+    judged = np.zeros(len(labels), bool)
+    for fold in range(FOLDS):
+        held = folds == fold
+        if not held.any():
+            continue
+        judged |= held
+        for place, scores in enumerate(
+            _scores_by_shrinkage(embeddings[~held], labels[~held], embeddings[held], num_classes)
+        ):
+            right[place, held] = scores.argmax(axis=1) == labels[held]
+    if not judged.any():
+        return SHRINKAGE
+    _, places, counts = np.unique(labels[judged], return_inverse=True, return_counts=True)
+    weights = 1.0 / counts[places] / len(counts)  # classes count alike
+    found = right[:, judged].astype(np.float64)
+    accuracies = found @ weights
+    best = int(accuracies.argmax())
+    errors = np.sqrt(np.square((found[best] - found) * weights).sum(axis=1))
+    close = np.flatnonzero(accuracies >= accuracies[best] - errors)
+    return SHRINKAGES[int(close.max())]
+
+
+def _folds(labels: np.ndarray, *, seed: int) -> np.ndarray:
+    """The fold of each image, int [N]; -1 for the only image of a class, which is never held."""
+    draws = np.random.default_rng(seed)
+    folds = np.full(len(labels), -1)
+    for class_id in np.unique(labels):
+        rows = draws.permutation(np.flatnonzero(labels == class_id))
+        if len(rows) > 1:
+            folds[rows] = (np.arange(len(rows)) + draws.integers(FOLDS)) % FOLDS
+    return folds
+
+
+def _scores_by_shrinkage(
+    embeddings: np.ndarray, labels: np.ndarray, unseen: np.ndarray, num_classes: int
+) -> Iterator[np.ndarray]:
+    """Scores [V, C] of `unseen` at each of SHRINKAGES, from one decomposition."""
+    means = class_means(embeddings, labels, num_classes)
+    counts = class_counts(labels, num_classes)
+    covariance = covariance_within_classes(embeddings, labels, means, counts)
+    dimension, trace = len(covariance), max(float(np.trace(covariance)), 1e-30)
+    variances, axes = np.linalg.eigh(covariance / trace)
+    variances = np.maximum(variances, 0.0)
+    center = means.mean(axis=0, dtype=np.float64)
+    turned, turned_means = (unseen - center) @ axes, (means - center) @ axes
+    for shrinkage in SHRINKAGES:
+        precision = 1.0 / ((1 - shrinkage) * variances + shrinkage / dimension)
+        columns = turned_means * precision
+        scatter = trace * float((precision * variances).sum())
+        bias = 0.5 * CORRECTED * scatter / counts - 0.5 * (turned_means * columns).sum(axis=1)
+        yield turned @ columns.T + bias
 
 
 def class_columns(

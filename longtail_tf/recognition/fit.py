@@ -24,7 +24,12 @@ import numpy as np
 
 from longtail_tf.errors import UserError
 from longtail_tf.recognition.all_class_rules import fit_all_class_rules
-from longtail_tf.recognition.discriminant import fit_discriminant
+from longtail_tf.recognition.discriminant import (
+    LONG,
+    SHRINKAGE,
+    choose_shrinkage,
+    fit_discriminant,
+)
 from longtail_tf.recognition.embedded import Embedded, checked_embedded
 from longtail_tf.recognition.linear_refit import MAX_CELLS, fit_linear
 from longtail_tf.recognition.prototypes import class_counts, class_prototypes
@@ -149,7 +154,11 @@ def fit_recognizer(
                 "take minutes a pass"
             )
     if "lda" in rules:
-        lda = fit_discriminant(train.embeddings, train.labels, num_classes)
+        shrinkage = SHRINKAGE
+        if train.embeddings.shape[1] > LONG:
+            shrinkage = choose_shrinkage(train.embeddings, train.labels, num_classes, seed=seed)
+            say(f"lda: shrinkage {shrinkage:g}, by cross-validation")
+        lda = fit_discriminant(train.embeddings, train.labels, num_classes, shrinkage=shrinkage)
         fields.update({f"lda_{name}": array for name, array in lda._asdict().items()})
     if num_head == num_classes:
         fields.update(

@@ -13,14 +13,15 @@ _TITLE = "What training bought"
 _NAMES = {"none": "nothing: the features as they are", "head": "the embedding"}
 
 
-def amount_trained_section(run: RunData) -> Section | Missing:
-    """A row an amount of training: balanced accuracy, by band, against nothing trained."""
+def amount_trained_section(run: RunData) -> Section | Missing | None:
+    """A row an amount of training: balanced accuracy, by band, against nothing trained.
+
+    None for a network from random weights, where there is nothing to compare with.
+    """
     trials = (run.start or {}).get("trials") or []
     if not trials:
         if run.setting("weights") in (None, "", "none"):
-            return Missing(
-                _TITLE, "The network started from random weights: all of it was trained."
-            )
+            return None
         return Missing(_TITLE, "No amount of training was tried before this run (no start.json).")
     chosen = (run.start or {}).get("chosen")
     images = (run.start or {}).get("held_out_images", 0)

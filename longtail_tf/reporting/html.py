@@ -29,16 +29,20 @@ def escape(text: Any) -> Html:
     return Html(standard_html.escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text))))
 
 
+PLACE_MARK = "data-at"
+
+
 def element(tag: str, *children: Any, **attributes: Any) -> Html:
     """One element. `class_` becomes class, `aria_label` aria-label; None attributes are left out.
 
-    Children that are None are left out; lists are flattened.
+    Children that are None are left out; lists are flattened. A `style`, which no policy of a page
+    allows in an element, becomes a mark that the page's style sheet has a rule for.
     """
     written = []
     for key, value in attributes.items():
         if value is None or value is False:
             continue
-        name = key.rstrip("_").replace("_", "-")
+        name = PLACE_MARK if key == "style" else key.rstrip("_").replace("_", "-")
         written.append(f" {name}" if value is True else f' {name}="{escape(value)}"')
     opening = f"<{tag}{''.join(written)}>"
     if tag in _VOID:

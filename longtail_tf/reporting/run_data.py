@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from longtail_tf.config import ResolvedConfig
 from longtail_tf.files import open_file
 from longtail_tf.metrics.shot_bands import BANDS
 from longtail_tf.npz_files import array_names, read_array
 from longtail_tf.reporting.class_tables import Classes, PerClass, read_classes, read_per_class
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.record_shapes import is_metrics_record
+from longtail_tf.settings.declare import wrong_types
 from longtail_tf.text_files import damaged, read_text
 
 _BY_RULE = "predictions_"  # arrays of embeddings.npz
@@ -136,7 +138,7 @@ def read_run(run_dir: Any) -> RunData:
     num_classes = None if classes is None else len(classes.names)
     return RunData(
         folder=folder,
-        config=folder.read_json(folder.config),
+        config=_read_config(folder),
         flags_text=flags_text,
         classes=classes,
         head_set=folder.read_json(folder.head_set) if folder.head_set.exists() else {},
@@ -154,6 +156,15 @@ def interval_of(metrics: dict[str, Any], group: str) -> tuple[float, float] | No
     found = (metrics.get("intervals") or {}).get(group)
     low, high = found or (None, None)
     return None if low is None or high is None else (float(low), float(high))
+
+
+def _read_config(folder: RunFolder) -> dict[str, Any]:
+    content = folder.read_json(folder.config)
+    settings = content.get("settings") or {}
+    wrong = wrong_types(ResolvedConfig, settings, any_word=True)
+    if wrong:
+        raise damaged(folder.config, f"its setting {wrong[0]} is {settings[wrong[0]]!r}")
+    return content
 
 
 def _read_metrics(folder: RunFolder) -> tuple[list, list]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,15 +14,26 @@ import tensorflow as tf
 
 from longtail_tf.datasets import DatasetIndex, StringTable
 from longtail_tf.errors import UserError
-from longtail_tf.files import MOST_IMAGE_BYTES, read_bytes, write_csv, write_json
+from longtail_tf.files import (
+    MOST_IMAGE_BYTES,
+    named,
+    new_folder,
+    read_bytes,
+    write_atomically,
+    write_csv,
+    write_json,
+)
 from longtail_tf.images.preprocess import preprocess_many
 from longtail_tf.metrics import shot_accuracy, shot_bands
 from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.recognition.embedding_pass import embed_split
 from longtail_tf.recognition.enrollment import RECORD_FILE, enrolled_index
 from longtail_tf.recognition.fit import Recognizer
+from longtail_tf.runs import kept_backbone
 from longtail_tf.runs.folder import FORMAT_VERSION, RunFolder
+from longtail_tf.runs.record_shapes import need
 from longtail_tf.runs.trained_run import TrainedRun, build_model, load_run, save_run
+from longtail_tf.text_files import MOST_TEXT_BYTES, damaged
 
 
 def embed_files(run: TrainedRun, paths: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -65,11 +76,15 @@ def load_data(run: TrainedRun, spec: str = "") -> DatasetIndex:
     if not record.exists():
         return run.load_data(spec)
     content = run.folder.read_json(record)
-    trained_names = StringTable.from_strings(content["trained_class_names"])
+    need(record, content, "trained_class_names", "class_map", "changes")
+    names, ids = content["trained_class_names"], content["class_map"]
+    if len(names) != len(ids) or max(ids, default=-1) >= len(run.class_names):
+        raise damaged(record, "its class_map is not one of its classes")
+    trained_names = StringTable.from_strings(names)
     index = dataclasses.replace(run, class_names=trained_names).load_data(spec)
     return enrolled_index(
         index,
-        class_map=content["class_map"],
+        class_map=ids,
         class_names=run.class_names,
         class_counts=run.class_counts,
     )
@@ -77,7 +92,7 @@ def load_data(run: TrainedRun, spec: str = "") -> DatasetIndex:
 
 def cost(
     run: TrainedRun, recognizer: Recognizer, rule: str, *, new_ids: np.ndarray
-) -> dict[str, Any] | None:
+) -> dict[str, Any] | str:
     """Accuracy on the validation images of the classes that stay, before and after.
 
     Args:
@@ -88,11 +103,14 @@ def cost(
 
     Returns:
       {"images", "before", "after": {all, many, medium, few}, "lost": images right before and wrong
-      after}; None without validation images.
+      after}; in words why that is not known, where the images are not at hand.
     """
-    index = load_data(run)
+    try:
+        index = load_data(run)
+    except (UserError, OSError, ImportError) as error:
+        return f"the run's own images are not at hand ({error})"
     if index.val is None or not len(index.val):
-        return None
+        return "there are no validation images"
     val = embed_split(run.model, index.val, image_size=run.config.image_size, channels=run.channels)
     stays = new_ids[val.labels] >= 0
     embeddings, labels = val.embeddings[stays], val.labels[stays]
@@ -114,10 +132,46 @@ def cost(
 
 def next_folder(run: TrainedRun) -> pathlib.Path:
     """RUN_DIR/enrolled/N for the first free N; beside it for a run that is enrolled itself."""
-    enrolled = (run.folder.path / RECORD_FILE).exists()
-    parent = run.folder.path.parent if enrolled else run.folder.path / "enrolled"
-    taken = [int(path.name) for path in parent.glob("*") if path.name.isdigit()]
+    parent = _place_of_enrolled(run)
+    with named(parent):
+        taken = [int(path.name) for path in parent.glob("*") if path.name.isdigit()]
     return parent / str(max(taken, default=0) + 1)
+
+
+def done_already(run: TrainedRun, record: Mapping[str, Any]) -> pathlib.Path | None:
+    """The folder in which this very change was made to this run before, if there is one.
+
+    A call that was killed before it had exported finds it, so that giving the command again goes
+    on and does not begin anew.
+
+    Args:
+      run: before the change.
+      record: what is to be done.
+    """
+    parent = _place_of_enrolled(run)
+    before = _earlier(run).get("changes", [])
+    wanted = [*before, {k: v for k, v in record.items() if k != "validation"}]
+    for path in sorted(parent.glob("*")) if parent.is_dir() else ():
+        folder = RunFolder(path)
+        if not path.name.isdigit() or not folder.enrollment.exists():
+            continue
+        content = folder.read_json(folder.enrollment)
+        made = [{k: v for k, v in each.items() if k != "validation"} for each in content["changes"]]
+        kept = [{k: v for k, v in each.items() if k != "validation"} for each in wanted]
+        if made == kept:
+            return path
+    return None
+
+
+def _place_of_enrolled(run: TrainedRun) -> pathlib.Path:
+    is_enrolled = run.folder.enrollment.exists()
+    return run.folder.path.parent if is_enrolled else run.folder.path / "enrolled"
+
+
+def _earlier(run: TrainedRun) -> dict[str, Any]:
+    """The record of a run that is enrolled itself; empty for one that is not."""
+    path = run.folder.enrollment
+    return run.folder.read_json(path) if path.exists() else {}
 
 
 def save_enrolled(
@@ -141,14 +195,36 @@ def save_enrolled(
       rule: inference rule of the new run.
       record: what was done, for enrollment.json.
     """
-    if out.exists():
+    with named(out):
+        is_there = os.path.lexists(out)
+    if is_there:
         raise UserError(f"--out_dir={out} exists and is never overwritten: name a new folder.")
-    hidden = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(hidden, ignore_errors=True)
-    hidden.mkdir(parents=True)
-    folder = RunFolder(hidden)
+    with new_folder(out) as hidden:
+        _fill(
+            RunFolder(hidden), run, recognizer, class_names=class_names, new_ids=new_ids, rule=rule,
+            record=record,
+        )  # fmt: skip
+    return load_run(str(out))
+
+
+def _fill(
+    folder: RunFolder,
+    run: TrainedRun,
+    recognizer: Recognizer,
+    *,
+    class_names: Sequence[str],
+    new_ids: np.ndarray,
+    rule: str,
+    record: Mapping[str, Any],
+) -> None:
+    """Writes the files of an enrolled run; arguments as of `save_enrolled`."""
     for path in (run.folder.flagfile, run.folder.head_set):
-        shutil.copy(run.folder.require(path), hidden / path.name)
+        write_atomically(
+            folder.path / path.name,
+            read_bytes(run.folder.require(path), most_bytes=MOST_TEXT_BYTES),
+        )
+    with kept_backbone.keeping(run.config.backbone, folder.path):
+        pass
     content = run.folder.read_json(run.folder.config)
     content["format_version"] = FORMAT_VERSION
     content["settings"]["inference_rule"] = rule
@@ -165,8 +241,7 @@ def save_enrolled(
             )
         ),
     )
-    before = run.folder.path / RECORD_FILE
-    earlier = run.folder.read_json(before) if before.exists() else {}
+    earlier = _earlier(run)
     ids = np.asarray(earlier.get("class_map", range(len(run.class_names))))
     write_json(
         folder.path / RECORD_FILE,
@@ -180,8 +255,6 @@ def save_enrolled(
     )
     folder.record_digests(folder.config, folder.classes, folder.head_set, folder.enrollment)
     save_run(folder, _model_of(run, recognizer, new_ids), recognizer)
-    hidden.rename(out)
-    return load_run(str(out))
 
 
 def _model_of(run: TrainedRun, recognizer: Recognizer, new_ids: np.ndarray) -> TwoStreamModel:

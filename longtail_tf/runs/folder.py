@@ -231,20 +231,29 @@ class RunFolder:
         with named(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    def last_step(self) -> int:
+        """The last step that metrics.jsonl tells of; 0 where it tells of none."""
+        return max((step for step, _ in self._steps_of_metrics()), default=0)
+
     def trim_metrics(self, step: int) -> None:
         """Drops the lines after `step`, and what is no record: a resumed run writes them again.
 
         Raises:
-          UserError: metrics.jsonl is no text.
-          OSError: it cannot be read or written.
+          OSError: metrics.jsonl cannot be read or written.
         """
         if not self.metrics.exists():
             return
-        kept = []
-        for line in read_text(self.metrics).split("\n"):
-            with contextlib.suppress(ValueError, RecursionError):  # a line cut by a kill
+        kept = "".join(line + "\n" for at, line in self._steps_of_metrics() if at <= step)
+        if kept != read_text(self.metrics, errors="replace"):
+            write_atomically(self.metrics, kept)
+
+    def _steps_of_metrics(self) -> Iterator[tuple[int, str]]:
+        """(step, line) of each record of metrics.jsonl; a line cut by a kill is none."""
+        if not self.metrics.exists():
+            return
+        for line in read_text(self.metrics, errors="replace").split("\n"):
+            with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(line)
-                at = record.get("step") if isinstance(record, dict) else None
-                if type(at) is int and at <= step:
-                    kept.append(line + "\n")
-        write_atomically(self.metrics, "".join(kept))
+                step = record.get("step") if isinstance(record, dict) else None
+                if type(step) is int:
+                    yield step, line

@@ -109,6 +109,8 @@ SHAPES: Mapping[str, Shape] = {
     "config.json": _fields(
         format_version=_count,
         settings=_fields(),
+        working_folder=_text,
+        data_times=_text,
         num_classes=_count,
         num_head=_count,
         channels=_value(lambda value: type(value) is int and value in (1, 3)),

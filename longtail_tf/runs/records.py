@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from absl import logging
@@ -13,13 +14,15 @@ from longtail_tf.errors import UserError
 from longtail_tf.files import write_atomically, write_csv, write_json
 from longtail_tf.head_set import head_table
 from longtail_tf.metrics import shot_bands, tables
-from longtail_tf.runs import kept_backbone
+from longtail_tf.runs import digests, kept_backbone
 from longtail_tf.runs.folder import FORMAT_VERSION, RunFolder, provenance
+from longtail_tf.runs.record_shapes import need
 from longtail_tf.runs.saved_settings import load_settings
 from longtail_tf.runs.streams import head_sampler, whole_sampler
 from longtail_tf.runs.trained_run import TrainedRun
 from longtail_tf.settings.flags import flagfile_text
 from longtail_tf.settings.methods import departures
+from longtail_tf.settings.terminal import quoted
 
 SMALLER_PX = 160  # named beside larger images
 
@@ -33,7 +36,6 @@ FREE_ON_RESUME = (
     "tensorboard",
     "inference_rule",
     "k_top",
-    "threads",
     "replicas",
 )
 
@@ -41,20 +43,29 @@ FREE_ON_RESUME = (
 def begin(folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, *, num_head: int) -> None:
     """Writes the run's settings and class tables, and tells the user what the tail will meet.
 
-    A resumed run keeps the files it has.
+    A resumed run keeps the files it has, and gets those that a kill at its start left out.
 
     Raises:
       UserError: a resumed run with other settings or data than it began with.
     """
     if config.resume:
-        _check_unchanged(folder, config, index)
-    else:
-        kept_backbone.keep(config.backbone, folder.path)
-        with folder.recording(folder.config, folder.classes, folder.head_set):
-            _write_settings(folder, config, index, num_head=num_head)
+        _check_unchanged(RunFolder(config.run_dir), config, index)
+    with kept_backbone.keeping(config.backbone, folder.path):
+        missing = _missing(folder) if config.resume else (*_WRITERS,)
+        if missing:
+            _write(folder, config, index, num_head=num_head, names=missing)
     for note in index.notes:
         logging.info("%s", note)
     logging.info("%s", _summary(config, index, num_head=num_head))
+
+
+def first_checkpoint(config: ResolvedConfig, folder: RunFolder) -> int:
+    """The step after which this run has saved a checkpoint, as far as it got; 0: it may have none.
+
+    A run that says nothing of that step was stopped before it.
+    """
+    due = min(config.checkpoint_every, config.steps)
+    return due if folder.last_step() > due else 0
 
 
 def settle(
@@ -79,9 +90,8 @@ def settle(
             folder.start,
             {**trials, "provenance": provenance(data_digest=index.digest, seed=config.seed)},
         )
-    if dataclasses.replace(config, resume=False) != load_settings(folder):
-        with folder.recording(folder.config, folder.classes, folder.head_set):
-            _write_settings(folder, config, index, num_head=num_head)
+    if not folder.config.exists() or _saved(config) != load_settings(folder):
+        _write(folder, config, index, num_head=num_head, names=(*_WRITERS,))
 
 
 def show_results(run: TrainedRun, results: dict[str, Any]) -> None:
@@ -94,16 +104,17 @@ def show_results(run: TrainedRun, results: dict[str, Any]) -> None:
         logging.info(
             "\n%s set at step %s, %% right\n%s", results["split"], f"{results['step']:,}", table
         )
+    named = quoted(f"--run_dir={folder}")
     logging.info(
         "\nnext:\n"
         "  %s   (open in a browser)\n"
-        "  python -m longtail_tf.classify --run_dir=%s IMAGE...\n"
-        "  python -m longtail_tf.evaluate --run_dir=%s\n"
-        "  python -m longtail_tf.export --run_dir=%s",
+        "  python -m longtail_tf.classify %s IMAGE...\n"
+        "  python -m longtail_tf.evaluate %s\n"
+        "  python -m longtail_tf.export %s",
         run.folder.report,
-        folder,
-        folder,
-        folder,
+        named,
+        named,
+        named,
     )
 
 
@@ -111,10 +122,10 @@ def show_stop(config: ResolvedConfig, step: int) -> None:
     """Says where a signal stopped the training, and how it goes on."""
     logging.info(
         "stopped at step %s of %s and saved; continue with\n"
-        "  python -m longtail_tf.train --run_dir=%s --resume",
+        "  python -m longtail_tf.train %s --resume",
         f"{step:,}",
         f"{config.steps:,}",
-        config.run_dir,
+        quoted(f"--run_dir={config.run_dir}"),
     )
 
 
@@ -135,33 +146,80 @@ def weights_settings(config: ResolvedConfig) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in FREE_ON_RESUME}
 
 
-def _write_settings(
-    folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, *, num_head: int
+def _saved(config: ResolvedConfig) -> ResolvedConfig:
+    """The settings as the run folder keeps them."""
+    return dataclasses.replace(config, resume=False)
+
+
+def _missing(folder: RunFolder) -> tuple[str, ...]:
+    """Records that are not there, or were not taken down when the run was killed at its start."""
+    known = digests.recorded(folder.path)
+    return tuple(
+        name
+        for name in _WRITERS
+        if not (folder.path / name).exists() or name in DIGESTED and name not in known
+    )
+
+
+def _write(
+    folder: RunFolder,
+    config: ResolvedConfig,
+    index: DatasetIndex,
+    *,
+    num_head: int,
+    names: tuple[str, ...],
 ) -> None:
-    saved = dataclasses.replace(config, resume=False)
-    comment = f"python -m longtail_tf.train --flagfile={folder.flagfile} --run_dir=NEW repeats this"
+    with folder.recording(*(folder.path / name for name in names if name in DIGESTED)):
+        for name in names:
+            _WRITERS[name](folder, config, index, num_head)
+
+
+def _write_config(
+    folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, num_head: int
+) -> None:
     write_json(
         folder.config,
         {
             "format_version": FORMAT_VERSION,
-            "settings": dataclasses.asdict(saved),
+            "settings": dataclasses.asdict(_saved(config)),
+            "working_folder": os.getcwd(),  # where relative paths in the settings start
             "num_classes": index.num_classes,
             "num_head": num_head,
             "channels": index.channels,
+            "data_times": index.times,
             "provenance": provenance(data_digest=index.digest, seed=config.seed),
         },
     )
-    write_atomically(folder.flagfile, flagfile_text(saved, comment=comment))
-    counts = index.class_counts
-    bands = shot_bands.band_names(counts)
+
+
+def _write_flagfile(
+    folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, num_head: int
+) -> None:
+    flagfile = quoted(f"--flagfile={folder.flagfile}")
+    comment = f"python -m longtail_tf.train {flagfile} --run_dir=NEW repeats this"
+    write_atomically(folder.flagfile, flagfile_text(_saved(config), comment=comment))
+
+
+def _write_classes(
+    folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, num_head: int
+) -> None:
+    bands = shot_bands.band_names(index.class_counts)
     write_csv(
         folder.classes,
         ("id", "name", "train_count", "head", "band"),
         (
             (i, name, int(count), int(i < num_head), band)
-            for i, (name, count, band) in enumerate(zip(index.class_names, counts, bands))
+            for i, (name, count, band) in enumerate(
+                zip(index.class_names, index.class_counts, bands)
+            )
         ),
     )
+
+
+def _write_head_set(
+    folder: RunFolder, config: ResolvedConfig, index: DatasetIndex, num_head: int
+) -> None:
+    counts = index.class_counts
     images = int(counts.sum())
     write_json(
         folder.head_set,
@@ -181,8 +239,20 @@ def _write_settings(
     )
 
 
+# In the order they are written: what a run is begun with comes first.
+_WRITERS = {
+    "config.json": _write_config,
+    "config.flags": _write_flagfile,
+    "classes.csv": _write_classes,
+    "head_set.json": _write_head_set,
+}
+DIGESTED = ("config.json", "classes.csv", "head_set.json")
+
+
 def _check_unchanged(folder: RunFolder, config: ResolvedConfig, index: DatasetIndex) -> None:
-    before, now = weights_settings(load_settings(folder)), weights_settings(config)
+    """Refuses to resume what would not give the same weights; says what is other all the same."""
+    saved = load_settings(folder)
+    before, now = weights_settings(saved), weights_settings(config)
     changed = [
         f"--{name}={now[name]} (was {before[name]})" for name in before if before[name] != now[name]
     ]
@@ -191,12 +261,33 @@ def _check_unchanged(folder: RunFolder, config: ResolvedConfig, index: DatasetIn
             f"--resume continues the run as it began, but {', '.join(changed)}: leave these "
             "settings out, or start a new run in a new folder."
         )
-    digest = folder.read_json(folder.config)["provenance"]["data_digest"]
+    content = folder.read_json(folder.config)
+    need(folder.config, content, "provenance")
+    digest, times = content["provenance"].get("data_digest"), content.get("data_times", "")
     if digest != index.digest:
         raise UserError(
             f"{config.data} has changed since the run began (digest {index.digest[:12]}, was "
-            f"{digest[:12]}): restore it, or start a new run."
+            f"{str(digest)[:12]}): restore it, or start a new run."
         )
+    if times and times != index.times:
+        raise UserError(
+            f"images of {config.data} were written anew since the run began: paths and sizes are "
+            "the same and times are not, so the weights might be others. Restore the images with "
+            "their times (cp -p and rsync -a keep them), or start a new run. If you know that they "
+            f"are the same, take data_times out of {folder.config}, and its own line out of "
+            f"{digests.FILE}."
+        )
+    free = [
+        f"--{name}={getattr(config, name)} (was {getattr(saved, name)})"
+        for name in FREE_ON_RESUME
+        if name not in ("resume", "run_dir") and getattr(config, name) != getattr(saved, name)
+    ]
+    if free:
+        logging.info("from here on with %s; the weights stay the same", ", ".join(free))
+    logging.info(
+        "resumed: the settings are those of the start, and so are %s of the images",
+        "paths, sizes and times" if times else "the contents",
+    )
 
 
 def _head_rule(config: ResolvedConfig) -> str:

@@ -52,9 +52,9 @@ FROM_RANDOM: dict[str, Any] = {
     "embedding_start": "random",
 }
 FROM_PRETRAINED: dict[str, Any] = {
-    "learning_rate": 0.03,
+    "learning_rate": 0.05,
     "backbone_rate": 1.0,
-    "clip_norm": 5.0,
+    "clip_norm": 1.0,
     "stay_near": 0.0,
     "embedding_dim": 256,
     "cached_views": 4,

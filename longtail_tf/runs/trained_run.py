@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import pathlib
 from typing import Any
@@ -13,12 +12,15 @@ import tensorflow as tf
 from longtail_tf.config import ResolvedConfig
 from longtail_tf.datasets import DatasetIndex, StringTable
 from longtail_tf.errors import UserError
+from longtail_tf.files import check_file, replacing_by_name
 from longtail_tf.models import networks, weights_file
 from longtail_tf.models.two_stream_model import TwoStreamModel
 from longtail_tf.recognition.fit import Recognizer
 from longtail_tf.runs.folder import RunFolder
+from longtail_tf.runs.record_shapes import need
 from longtail_tf.runs.resolve import index_of
 from longtail_tf.runs.saved_settings import load_settings
+from longtail_tf.text_files import csv_rows, damaged, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,10 +174,8 @@ def save_run(folder: RunFolder, model: TwoStreamModel, recognizer: Recognizer) -
     """
     with folder.recording(folder.prototypes, folder.weights):
         recognizer.save(folder.prototypes)
-        # Keras picks the format by the ending, so the hidden sibling must keep it.
-        beside = folder.weights.with_name(f".{folder.weights.name}")
-        model.save_weights(str(beside))
-        beside.replace(folder.weights)
+        with replacing_by_name(folder.weights) as beside:
+            model.save_weights(str(beside))
     return _with_records(folder, model, recognizer)
 
 
@@ -194,16 +194,37 @@ def load_run(path: str) -> TrainedRun:
         folder.weights,
         remedy="write it again from the last checkpoint with longtail_tf.train --resume",
     )
+    need(folder.config, content, "num_classes", "num_head", "channels", "provenance")
+    need(folder.config, content["provenance"], "data_digest")
     recognizer = Recognizer.load(folder.prototypes)
+    _check_together(folder, config, content, recognizer)
     model = build_model(config, channels=content["channels"], num_head=content["num_head"])
+    check_file(folder.weights)
     try:
         weights_file.load_weights(model, folder.weights)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise UserError(
             f"{folder.weights} is damaged or of another network "
-            f"({str(error).splitlines()[0]}): restore it from a copy."
+            f"({first_line(error)}): restore it from a copy."
         ) from error
     return _with_records(folder, model, recognizer)
+
+
+def _check_together(
+    folder: RunFolder, config: ResolvedConfig, content: dict[str, Any], recognizer: Recognizer
+) -> None:
+    """Refuses records that are each whole but not of one run, before a network is built by them."""
+    dimension = recognizer.prototypes.shape[1]
+    for name, here, there in (
+        ("num_classes", content["num_classes"], recognizer.num_classes),
+        ("num_head", content["num_head"], recognizer.num_head),
+        ("embedding_dim", config.embedding_dim or dimension, dimension),  # 0: all features
+    ):
+        if here != there:
+            raise UserError(
+                f"{folder.config} says {name}={here} and {folder.prototypes.name} beside it {there}"
+                ": they are not of one run; copy the whole folder again."
+            )
 
 
 def _with_records(folder: RunFolder, model: TwoStreamModel, recognizer: Recognizer) -> TrainedRun:
@@ -223,15 +244,18 @@ def _with_records(folder: RunFolder, model: TwoStreamModel, recognizer: Recogniz
 
 
 def _read_classes(folder: RunFolder) -> tuple[StringTable, np.ndarray]:
-    with open(folder.require(folder.classes), newline="") as file:
-        rows = list(csv.DictReader(file))
+    path = folder.require(folder.classes)
+    rows = list(csv_rows(path, ("name", "train_count")))
+    num_classes = folder.read_json(folder.config)["num_classes"]
+    if len(rows) != num_classes:
+        raise damaged(path, f"it has {len(rows):,} classes, {num_classes:,} are due")
     try:
-        names = StringTable.from_strings([row["name"] for row in rows])
-        return names, np.array([int(row["train_count"]) for row in rows], np.int64)
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{folder.classes} is damaged ({error}): restore it from a copy."
-        ) from error
+        counts = np.array([int(row["train_count"]) for row in rows], np.int64)
+    except (ValueError, OverflowError) as error:
+        raise damaged(path, error) from error
+    if counts.min() < 0:
+        raise damaged(path, "a class has less than no image")
+    return StringTable.from_strings([row["name"] for row in rows]), counts
 
 
 def _called(config: ResolvedConfig) -> str:

@@ -11,6 +11,7 @@ from longtail_tf.text_files import read_text
 
 _ENTRY = re.compile(r"(\w+)\s*(?::?\s*\{\s*value\s*:\s*(\d+)\s*[;,]?\s*\}|:\s*(\d+))[;,]?")
 _LARGEST = 10**9
+_MOST_BYTES = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ def read_batching_parameters(path: str) -> BatchingParameters:
       UserError: no such file, an unknown field, or values that contradict each other.
     """
     try:
-        text = re.sub(r"#.*", "", read_text(path))
+        text = re.sub(r"#.*", "", read_text(path, most_bytes=_MOST_BYTES))
     except (OSError, UserError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

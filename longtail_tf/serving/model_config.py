@@ -10,6 +10,7 @@ from longtail_tf.errors import UserError
 from longtail_tf.serving.status import Code, ServingError, invalid_argument
 from longtail_tf.text_files import read_text
 
+_MOST_BYTES = 16 << 20
 _EXAMPLE = (
     'model_config_list { config { name: "m" base_path: "/models/m" model_platform: "tensorflow" } }'
 )
@@ -53,7 +54,7 @@ def read_model_config(path: str) -> list[ModelConfig]:
     from tensorflow_serving.config import model_server_config_pb2
 
     try:
-        text = read_text(path)
+        text = read_text(path, most_bytes=_MOST_BYTES)
     except (OSError, UserError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

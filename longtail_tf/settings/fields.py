@@ -285,7 +285,7 @@ class TrainingFields:
     clip_norm: Optional[float] = setting(
         None,
         "Longest gradient of an update, all variables together; 0: any; unset: 0 from random "
-        "weights, 5 from pretrained ones.",
+        "weights, 1 from pretrained ones.",
     )
     stay_near: Optional[float] = setting(
         None,

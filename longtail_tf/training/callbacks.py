@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import tensorflow as tf
 from absl import logging
@@ -144,6 +144,13 @@ class Validation(StepCallback):
                 sink(record)
 
 
+class Stopped(NamedTuple):
+    """A training that was stopped: the step it saved last, and the signal that asked for it."""
+
+    step: int
+    signal: int
+
+
 class Checkpointing(StepCallback):
     """Saves when due, and at SIGTERM or Ctrl-C, after which training stops.
 
@@ -152,7 +159,7 @@ class Checkpointing(StepCallback):
         Processes that train together must all save and stop at the same step.
 
     Attributes:
-      interrupted_at: the step at which a signal stopped the training, or None.
+      stopped: where and by which signal the training was stopped before its end, or None.
     """
 
     def __init__(
@@ -166,9 +173,9 @@ class Checkpointing(StepCallback):
     ) -> None:
         super().__init__(start_step=start_step, steps=steps)
         self._every, self._checkpoints, self._agree = every, checkpoints, agree
-        self._asked_to_stop = False
+        self._signal: Optional[int] = None
         self._handlers: dict[int, Any] = {}
-        self.interrupted_at: Optional[int] = None
+        self.stopped: Optional[Stopped] = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes over the signals; Python allows that in the main thread only."""
@@ -184,17 +191,17 @@ class Checkpointing(StepCallback):
 
     def after_step(self, step: int) -> None:
         """Saves when due or asked to stop."""
-        stop = self._agree(step, self._asked_to_stop)
+        stop = self._agree(step, self._signal is not None)
         if stop or self.is_due(step, self._every):
             self._checkpoints.save()
         if stop and step < self.steps:
-            self.interrupted_at = step
+            self.stopped = Stopped(step, self._signal or signal.SIGTERM)  # another worker's
             self.model.stop_training = True
 
     def _ask_to_stop(self, number: int, frame: Any) -> None:
-        if self._asked_to_stop and number == signal.SIGINT:
+        if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice: now
-        self._asked_to_stop = True
+        self._signal = number
 
 
 class TensorBoardScalars:

@@ -21,15 +21,16 @@ def learning_rate_schedule(
     Args:
       peak: learning rate after the warm-up.
       steps: train steps of the whole run.
-      warmup_steps: steps in which the rate rises from peak / warmup_steps to `peak`.
+      warmup_steps: updates in which the rate rises from peak / warmup_steps to `peak`.
       shape: "cosine" or "constant".
     """
+    rises = max(warmup_steps - 1, 0)  # between so many updates as warm up
     return tf.keras.optimizers.schedules.CosineDecay(
         peak / max(warmup_steps, 1),
-        decay_steps=max(steps - warmup_steps, 1),
+        decay_steps=max(steps - rises, 1),
         alpha=1.0 if shape == "constant" else 0.0,  # the share of `peak` that is left at the end
-        warmup_target=peak if warmup_steps else None,
-        warmup_steps=warmup_steps,
+        warmup_target=peak if rises else None,
+        warmup_steps=rises,
     )
 
 

@@ -20,7 +20,7 @@ from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.streams import distributed_streams, head_sampler, whole_sampler
 from longtail_tf.settings.backbones import facts
 from longtail_tf.training import workers
-from longtail_tf.training.callbacks import Checkpointing, Estimate, TrainingLog, Validation
+from longtail_tf.training.callbacks import Checkpointing, Estimate, Stopped, TrainingLog, Validation
 from longtail_tf.training.checkpoints import Checkpoints
 from longtail_tf.training.learning_rate import TwoRates, build_optimizer, learning_rate_schedule
 from longtail_tf.training.monitoring import training_sinks, validation_of, validation_sinks
@@ -85,11 +85,11 @@ def fit(
     folder: RunFolder,
     start_step: int,
     checkpoints: Checkpoints,
-) -> Optional[int]:
+) -> Optional[Stopped]:
     """Trains a compiled network from `start_step` to the last step.
 
     Returns:
-      The step at which a signal stopped the training, after a checkpoint; None if it ran through.
+      Where a signal stopped the training, after a checkpoint; None if it ran through.
     """
     if start_step >= config.steps:
         return None
@@ -132,7 +132,7 @@ def fit(
             shuffle=False,  # the samplers do; Keras 3 would warn
             callbacks=[*callbacks, checkpointing],
         )
-    return checkpointing.interrupted_at
+    return checkpointing.stopped
 
 
 def _evaluation_seconds(

@@ -25,10 +25,11 @@ def value_and_gradient(function, points):
 
 
 def assert_same(ours, theirs, value=VALUE, gradient=GRADIENT):
-    """Values to `value` of 1 or of themselves, gradients to `gradient` of their largest number."""
+    """Values to `value` of 1 or of themselves, gradients to `gradient` of their largest number, and
+    where pulls of length 1 cancel, to float32's rounding of them."""
     assert ours[0] == pytest.approx(theirs[0], rel=value, abs=value)
     largest = np.max(np.abs(theirs[1]), initial=0.0)
-    np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=gradient * min(largest, 1.0) + 1e-9)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=gradient * min(largest, 1.0) + 1e-7)
 
 
 def ours(labels, points, **settings):
@@ -102,7 +103,8 @@ def special_batches():
     yield "one class, no negatives", np.zeros(SIZE, int), points
     yield "all embeddings the same", labels, one
     yield "one class, all the same", np.zeros(SIZE, int), one
-    yield "all embeddings nearly the same", labels, (one + 1e-4 * points).astype(np.float32)
+    yield "nearly the same", labels, (one + 1e-4 * points).astype(np.float32)
+    yield "nearly the same direction", labels, (points + 1000.0).astype(np.float32)
     yield "one pair, many singletons", np.r_[0, 0, np.arange(1, SIZE - 1)], points
     yield "two classes far apart", labels // 3, far
     yield "class ids of 40 bits and negative", labels * 2**40 - 7, points

@@ -186,3 +186,34 @@ def test_bad_input():
     embeddings[2, 1] = np.nan
     with pytest.raises(UserError, match="the embedding of image 2 holds NaN or infinity"):
         fit_discriminant(embeddings, labels, 2)
+
+
+def test_scores_at_each_shrinkage_are_those_of_a_fit_at_it(rng):
+    labels = np.repeat(np.arange(5), [9, 6, 4, 2, 1])
+    embeddings = (rng.normal(size=(22, 7)) + np.eye(7)[labels]).astype(np.float32)
+    unseen = rng.normal(size=(6, 7)).astype(np.float32)
+    found = list(discriminant._scores_by_shrinkage(embeddings, labels, unseen, 5))
+    for shrinkage, scores in zip(discriminant.SHRINKAGES, found):
+        fit = discriminant.fit_discriminant(embeddings, labels, 5, shrinkage=shrinkage)
+        expected = unseen @ fit.kernel + fit.bias
+        # Up to what all classes of an image share.
+        apart = scores - scores[:, :1] - (expected - expected[:, :1])
+        np.testing.assert_allclose(apart, 0, atol=1e-3 * np.abs(scores).max())
+
+
+def test_long_noisy_vectors_want_more_shrinkage_than_short_telling_ones(rng):
+    labels = np.repeat(np.arange(6), 8)
+    noise = rng.normal(size=(48, 200))
+    few_directions = np.zeros((48, 200))
+    few_directions[np.arange(48), labels] = 4.0
+    long = (few_directions + noise).astype(np.float32)
+    assert discriminant.choose_shrinkage(long, labels, 6) >= 0.8
+    scales = np.ones(6)
+    scales[0] = 40.0  # one loud direction that says nothing
+    loud = (3 * np.eye(6)[labels] + rng.normal(size=(48, 6)) * scales).astype(np.float32)
+    assert discriminant.choose_shrinkage(loud, labels, 6) < 1.0
+
+
+def test_classes_of_one_image_leave_the_usual_shrinkage(rng):
+    vectors = rng.normal(size=(4, 9)).astype(np.float32)
+    assert discriminant.choose_shrinkage(vectors, np.arange(4), 4) == discriminant.SHRINKAGE

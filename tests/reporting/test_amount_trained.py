@@ -49,9 +49,12 @@ def test_a_reading_alone_has_no_choice(tmp_path):
     assert "Chosen" not in "".join(map(str, section.words))
 
 
-def test_a_run_without_trials_says_why(tmp_path):
-    section = amount_trained_section(run_with(tmp_path, None)[1])
-    assert isinstance(section, Missing) and "random weights" in section.sentence
+def test_a_run_without_trials_says_why_if_it_was_pretrained(tmp_path):
+    data = run_with(tmp_path, None)[1]
+    assert amount_trained_section(data) is None, "from random weights there is nothing to compare"
+    data.config["settings"]["weights"] = "imagenet"
+    section = amount_trained_section(data)
+    assert isinstance(section, Missing) and "no start.json" in section.sentence
 
 
 def test_a_damaged_record_is_refused_in_words(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -16,8 +17,10 @@ from longtail_tf import report
 from longtail_tf.errors import UserError
 from longtail_tf.reporting import charts
 from longtail_tf.reporting import html as markup
+from longtail_tf.reporting.html import element
 from longtail_tf.reporting.map_section import MOST_POINTS, chosen_images, embedding_map
 from longtail_tf.reporting.mistakes import most_confused, nearest_prototypes
+from longtail_tf.reporting.page import Section, page
 from longtail_tf.reporting.pictures import data_uri
 from longtail_tf.reporting.run_data import Recognised, read_run, read_vectors
 from longtail_tf.reporting.style import STYLE
@@ -65,6 +68,27 @@ def test_page_loads_nothing_from_elsewhere(made):
     assert "url(" not in made[2] and "@import" not in made[2] and "http" not in made[2].replace(
         "http-equiv", ""
     )  # fmt: skip
+
+
+def test_the_page_allows_its_own_script_and_styles_and_nothing_else(made):
+    text = made[2]
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1))
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    for name, tag in (("style-src", "style"), ("script-src", "script")):
+        inside = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.S)
+        digests = [hashlib.sha256(each.encode()).digest() for each in inside]
+        own = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+        assert rules[name].split() == own
+    assert rules["default-src"] == "'none'" and "unsafe" not in policy
+    assert not re.search(r"<[^>]* (style|on[a-z]+)=", text)
+    places = set(re.findall(r' data-at="([^"]*)"', text))
+    assert places and all(f'[data-at="{place}"]{{{place}}}' in text for place in places)
+
+
+def test_a_name_cannot_become_a_style():
+    name = 'data-at="left:1%"} body{display:none'
+    text = page("t", [], [Section("a", name, name, element("p", name, title=name))], footer=name)
+    assert "data-at" in text and "[data-at=" not in text
 
 
 def test_user_given_names_are_text_everywhere(made):

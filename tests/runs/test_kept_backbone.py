@@ -66,15 +66,17 @@ def test_files_and_folders_are_kept_and_names_are_not(tmp_path):
     ):
         folder = tmp_path / name
         folder.mkdir()
-        kept_backbone.keep(backbone, folder)
-        kept_backbone.keep(backbone, folder)  # a second start leaves it as it is
+        for _ in range(2):  # a second start leaves it as it is
+            with kept_backbone.keeping(backbone, folder):
+                pass
         assert kept_backbone.kept(folder) == (found and found.format(folder))
 
 
 def test_a_network_that_cannot_be_kept_is_told(tmp_path):
     match = "nowhere.keras cannot be copied into .*: the run keeps its network"
     with pytest.raises(UserError, match=match):
-        kept_backbone.keep("/nowhere.keras", tmp_path)
+        with kept_backbone.keeping("/nowhere.keras", tmp_path):
+            pass
     assert not list(tmp_path.iterdir())
 
 
@@ -87,3 +89,6 @@ def test_old_runs_keep_the_pixels_they_had(tmp_path, weights, expected):
     del saved["pixel_range"]
     (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
     assert load_settings(RunFolder(tmp_path)).pixel_range == expected
+    # And a new run that starts from its weights feeds them alike, whatever the table says.
+    new = Config(data="x", run_dir="y", backbone="resnet50v2", head_all=True, weights=str(tmp_path))
+    assert resolve(new, **facts).pixel_range == expected

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pathlib
+import re
+
 import pytest
 
 from longtail_tf.errors import UserError
@@ -13,6 +16,24 @@ def test_a_fact_of_every_entry_is_given():
         assert entry.image_size >= 32 and (entry.features or entry.family == "cifar")
         assert bool(entry.weights) == bool(entry.licence)
         assert entry.usual_cut in cut_names(name)
+
+
+README = pathlib.Path(__file__).parents[2] / "README.md"
+
+
+def test_the_table_in_the_readme_is_this_one():
+    rows = [line.split("|") for line in README.read_text().splitlines() if line.startswith("| `")]
+    told = {
+        name: row for row in rows for name in re.findall("`([a-z0-9_]+)`", row[1]) if len(row) == 8
+    }
+    assert set(told) == set(backbones.TABLE)
+    for name, (_, _, features, _, fed, parts, weights, _) in told.items():
+        entry = facts(name)
+        assert str(entry.features or "4 x `--width`") in features
+        assert entry.pixel_range == fed.strip() and (entry.weights == "") == ("none" in weights)
+        last = [part for part in entry.stages if part.startswith("stage")][-1]
+        assert last in parts or "the same" in parts
+        assert ("head_conv" in entry.stages) == ("head_conv" in parts or "the same" in parts)
 
 
 def test_old_names_are_still_there():

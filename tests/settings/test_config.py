@@ -7,7 +7,7 @@ import pytest
 
 from longtail_tf.config import Config
 from longtail_tf.errors import UserError
-from longtail_tf.runs.resolve import resolve, resolve_for
+from longtail_tf.runs.resolve import FROM_PRETRAINED, resolve, resolve_for
 
 GOOD = dict(data="digits_lt", run_dir="runs/x", head_ratio=0.2)
 
@@ -158,12 +158,12 @@ def test_photos_start_from_imagenet_weights_at_224_px_on_a_frozen_trunk():
     [
         (dict(weights="none"), ("resnet18v2", "none", "all", 0.1, 1.0, 2000)),
         (dict(backbone="resnet50v2"), ("resnet50v2", "none", "all", 0.1, 1.0, 2000)),
-        (dict(train_from="all", steps=5), ("efficientnet_lite0", "imagenet", "all", 0.03, 0.1, 5)),
+        (dict(train_from="all", steps=5), ("efficientnet_lite0", "imagenet", "all", 0.05, 0.1, 5)),
         (dict(image_size=48), ("resnet20", "none", "all", 0.1, 1.0, 2000)),
         (dict(image_size=48, weights="imagenet"),
-         ("efficientnet_lite0", "imagenet", "auto", 0.03, 1.0, 94)),
+         ("efficientnet_lite0", "imagenet", "auto", 0.05, 1.0, 94)),
         (dict(backbone="efficientnet_lite0", weights="runs/a", train_from="head", passes=2),
-         ("efficientnet_lite0", "runs/a", "head", 0.03, 1.0, 32)),
+         ("efficientnet_lite0", "runs/a", "head", 0.05, 1.0, 32)),
     ],
 )  # fmt: skip
 def test_what_training_starts_from_sets_what_is_not_given(change, expected):
@@ -191,7 +191,8 @@ def test_the_pixel_range_belongs_to_the_backbone(change, expected):
 
 def test_a_network_that_brings_its_weights_is_trained_as_a_pretrained_one():
     config = resolve(Config(**GOOD, backbone="net.keras"), **PHOTOS)
-    assert (config.weights, config.train_from, config.learning_rate) == ("none", "auto", 0.03)
+    usual = FROM_PRETRAINED["learning_rate"]
+    assert (config.weights, config.train_from, config.learning_rate) == ("none", "auto", usual)
 
 
 @pytest.mark.parametrize(("side", "size"), [(500, 224), (223, 192), (100, 96), (65, 64), (40, 40)])

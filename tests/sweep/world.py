@@ -156,7 +156,7 @@ def change_settings(run: pathlib.Path, **settings: object) -> None:
 
 def kill_after_second_checkpoint() -> None:
     """A hook for a child: it is killed as soon as the checkpoint of step 2 is whole."""
-    from longtail_tf.checkpoints import Checkpoints
+    from longtail_tf.training.checkpoints import Checkpoints
 
     save = Checkpoints.save
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.training import callbacks
+from longtail_tf.training import progress as progress_lines
 
 
 class FakeModel:
@@ -68,7 +69,7 @@ def test_checkpointing_saves_when_due_and_at_the_end():
     checkpoints = FakeCheckpoints()
     saving = callbacks.Checkpointing(start_step=0, steps=7, every=3, checkpoints=checkpoints)
     run(saving, FakeModel(), range(7))
-    assert checkpoints.saves == 3 and saving.interrupted_at is None
+    assert checkpoints.saves == 3 and saving.stopped is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -82,7 +83,7 @@ def test_a_signal_saves_and_stops(number):
     signal.raise_signal(number)
     assert not model.stop_training  # the step that is running ends first
     saving.on_train_batch_end(1)
-    assert model.stop_training and saving.interrupted_at == 6 and checkpoints.saves == 1
+    assert model.stop_training and saving.stopped == (6, number) and checkpoints.saves == 1
     saving.on_train_end()
     assert signal.getsignal(number) is before
 
@@ -113,7 +114,7 @@ RECORD = {
 
 def test_progress_line_has_rates_and_time_left():
     out = io.StringIO()
-    callbacks.Progress(steps=1000, start_step=0, stream=out)(RECORD)
+    progress_lines.Progress(steps=1000, start_step=0, stream=out)(RECORD)
     text = out.getvalue()
     assert "step 500/1,000" in text and "head 0.500 (90 % right)" in text
     assert "whole 0.100 (25 % active)" in text and "1,234 images/s" in text and " left" in text
@@ -122,7 +123,7 @@ def test_progress_line_has_rates_and_time_left():
 
 def test_progress_in_a_log_is_sparse_but_shows_the_last_step():
     out = io.StringIO()
-    progress = callbacks.Progress(steps=3, start_step=0, stream=out)
+    progress = progress_lines.Progress(steps=3, start_step=0, stream=out)
     for step in (1, 2, 3):
         progress({**RECORD, "step": step})
     assert [line.split()[1] for line in out.getvalue().splitlines()] == ["1/3", "3/3"]
@@ -134,7 +135,7 @@ def test_progress_on_a_terminal_keeps_one_line():
             return True
 
     out = Terminal()
-    progress = callbacks.Progress(steps=2, start_step=0, stream=out)
+    progress = progress_lines.Progress(steps=2, start_step=0, stream=out)
     progress({**RECORD, "step": 1})
     progress({**RECORD, "step": 2})
     assert out.getvalue().count("\n") == 1 and out.getvalue().count("\r") == 2

@@ -10,9 +10,10 @@ from longtail_tf.training.learning_rate import TwoRates, build_optimizer, learni
 
 
 def oracle(step, *, peak, steps, warmup, cosine):
-    if step < warmup:
-        return peak / warmup + (peak - peak / warmup) * step / warmup
-    progress = min((step - warmup) / max(steps - warmup, 1), 1)
+    if step + 1 < warmup:
+        return peak * (step + 1) / warmup
+    last = max(warmup - 1, 0)
+    progress = min((step - last) / max(steps - last, 1), 1)
     return peak * 0.5 * (1 + math.cos(math.pi * progress)) if cosine else peak
 
 
