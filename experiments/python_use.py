@@ -28,6 +28,7 @@ def run(config: ExampleConfig) -> float:
     from longtail_tf import losses
     from longtail_tf.datasets import load_index
     from longtail_tf.head_set import select_head
+    from longtail_tf.images.inputs import PixelInputs
     from longtail_tf.images.pipeline import training_streams
     from longtail_tf.metrics.tables import format_rules_table
     from longtail_tf.models import networks
@@ -70,7 +71,18 @@ def run(config: ExampleConfig) -> float:
     model.fit(streams, steps_per_epoch=config.steps, epochs=1, verbose=0, shuffle=False)
 
     # 4. Every class recognised.
-    refresh_batch_norm(model, index.train, seed=0, **pixels)
+    plain = PixelInputs(
+        index,
+        image_size=pixels["image_size"],
+        head_augment="none",
+        whole_augment="none",
+        seed=0,
+        cache_bytes=0,
+        max_bad_share=0.0,
+    )
+    refresh_batch_norm(
+        model, lambda sampler: plain.plain_streams(sampler, seed=0), index.train.labels, seed=0
+    )
     train, val, test = (
         embed_split(model, split, **pixels) for split in (index.train, index.val, index.test)
     )

@@ -146,15 +146,6 @@ def _show_progress(done: int, total: int) -> None:
         print(f"\r\x1b[K{done:,} of {total:,} images", end=end, file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    """Command line."""
-    cli.launch(run, ClassifyConfig, __doc__, positional="images")
-
-
-if __name__ == "__main__":
-    main()
-
-
 BATCH_SIZE = 64
 NOT_AN_IMAGE = "not a whole JPEG, PNG, BMP or GIF image"
 Answers = Iterator[dict[str, Any]]
@@ -252,3 +243,12 @@ def server_answers(address: str, images: Sequence[bytes], *, k_top: int) -> Answ
 
 def _named(name: str, class_id: Any, score: Any) -> dict[str, Any]:
     return {"name": name, "class_id": int(class_id), "score": float(score)}
+
+
+def main() -> None:
+    """Command line."""
+    cli.launch(run, ClassifyConfig, __doc__, positional="images")
+
+
+if __name__ == "__main__":
+    main()

@@ -46,8 +46,8 @@ def run(config: Config) -> RunResult:
     from longtail_tf.training.checkpoints import Checkpoints
 
     loop.prepare_tensorflow(threads=config.threads)
-    quiet_first_compilation()
     with workers.Team(replicas=config.replicas) as team:
+        quiet_first_compilation()
         index = index_of(config)
         settings = resolve_for(config, index)
         if config.time_budget:
@@ -84,10 +84,12 @@ def run(config: Config) -> RunResult:
             if stopped is not None:
                 records.show_stop(settings, stopped.step)
                 return RunResult(pathlib.Path(settings.run_dir), None, stopped.signal)
+            # In every process: reading the variables of several workers takes all of them.
+            plain = start.plain_copy(begun, settings, index, num_head=num_head)
             if not team.is_chief:
                 return RunResult(pathlib.Path(settings.run_dir), None)
 
-            done = finish.finished_run(begun, settings, index, num_head=num_head, folder=folder)
+            done = finish.finished_run(plain, settings, index, num_head=num_head, folder=folder)
             results = evaluation.evaluate_test(
                 done.run,
                 index,

@@ -18,7 +18,7 @@ say "3. What to type next"
 cat <<EOF
   . .venv/bin/activate
   python -m longtail_tf.inspect --data=folder:YOUR_IMAGES     # look before you train
-  python -m longtail_tf.train --data=folder:YOUR_IMAGES --method=longtail_plus --run_dir=runs/mine
+  python -m longtail_tf.train --data=folder:YOUR_IMAGES --run_dir=runs/mine
   python -m longtail_tf.export --run_dir=$run                 # TF Serving and TFLite files
   open $run/report.html                                       # what this run learned
 EOF

@@ -85,7 +85,7 @@ def assert_same_training(ours: pathlib.Path, theirs: pathlib.Path) -> None:
         for name in set(a) - {"images_per_s", "val"}:
             np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(
-        mine.recognizer.prototypes, other.recognizer.prototypes, rtol=1e-3, atol=2e-4
+        mine.recognizer.prototypes, other.recognizer.prototypes, rtol=1e-3, atol=1e-3
     )
 
 

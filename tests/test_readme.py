@@ -69,22 +69,3 @@ def test_the_python_block_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(block.replace("steps=200", "steps=20, warmup_steps=5"), {})
     assert 0 <= float(capsys.readouterr().out.split()[-1]) <= 1
-
-
-def test_the_table_of_backbones_names_every_one_with_its_parts_and_licence():
-    from longtail_tf.settings import backbones
-
-    rows = {}
-    for line in (ROOT / "docs" / "backbones.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if cells[0].startswith("`"):
-            rows[cells[0].strip("`")] = cells[1:]
-    assert list(rows) == list(backbones.TABLE)
-    for name, entry in backbones.TABLE.items():
-        features, size, pixels, parts, weights, licence = rows[name]
-        assert features == (str(entry.features) if entry.features else "by width")
-        assert size == (str(entry.image_size) if entry.image_size else "any")
-        assert (pixels, weights, licence) == (
-            entry.pixel_range, entry.weights or "-", entry.licence or "-"
-        )  # fmt: skip
-        assert f"**{entry.usual_cut}**" in parts

@@ -61,6 +61,10 @@ def test_source_follows_the_house_rules(path):
                 assert path.name in ("flags.py", "cli.py"), "flags stop at the entry points"
     if path.name not in ("flags.py", "cli.py"):
         assert "FLAGS" not in text
+    guards = [node for node in tree.body if ast.unparse(node).startswith("if __name__ ==")]
+    assert (
+        not guards or guards[-1] is tree.body[-1]
+    ), "what stands below is not defined when it runs"
     if '__name__ == "__main__"' not in text and path.name not in ("cli.py", "progress.py"):
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
         prints = [call for call in calls if getattr(call.func, "id", "") == "print"]

@@ -262,95 +262,38 @@ def stop_at(step, monkeypatch):
     monkeypatch.setattr(RunFolder, "append_metrics", append_and_stop)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        dict(),
-        dict(schedule="joint"),
-        dict(
-            optimizer="adamw", learning_rate=0.01, backbone_rate=0.1, clip_norm=1.0, stay_near=0.1
-        ),
-        dict(metric_loss="none"),
-        dict(classification_loss="none", head_num_classes=None),
-        dict(memory_size=20, head_sampled_classes=2),
-        dict(metric_loss="none", reweight_from=0.5),
-        dict(metric_loss="none", head_sampling="balanced"),
-        dict(schedule="joint", classify_whole=True, metric_loss="prototype"),
-        dict(schedule="joint", compare_head=True, metric_loss="supcon", memory_size=20),
-    ],
-    ids=[
-        "alternate",
-        "joint",
-        "two_rates_adamw",
-        "head_alone",
-        "whole_alone",
-        "memory_sampled",
-        "reweighted",
-        "balanced",
-        "shared_prototypes",
-        "compared_head_remembered",
-    ],
-)
-def test_resume_gives_the_same_bits_as_an_uninterrupted_run(tmp_path, monkeypatch, changes):
-    steps = dict(steps=6, checkpoint_every=100, eval_every=0)
-    whole = train.run(tiny(tmp_path, "whole", **steps, **changes))
-    config = tiny(tmp_path, "parts", **steps, **changes)
-    with monkeypatch.context() as context:
-        stop_at(3, context)
-        stopped = train.run(config)
-    assert stopped.metrics is None
-    assert not (stopped.run_dir / "evaluation.json").exists()
-    resumed = train.run(
-        cli.parse(
-            Config,
-            [
-                f"--flagfile={stopped.run_dir / 'config.flags'}",
-                "--resume",
-            ],
-        )
-    )
-    ours, theirs = load_run(str(whole.run_dir)), load_run(str(resumed.run_dir))
-    for a, b in zip(ours.model.get_weights(), theirs.model.get_weights()):
-        np.testing.assert_array_equal(a, b)
-    assert resumed.metrics == whole.metrics
-    steps_logged = [
-        json.loads(line)["step"]
-        for line in (resumed.run_dir / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert steps_logged == [1, 2, 3, 4, 5, 6]
-
-
-def test_resume_takes_the_settings_from_the_run_folder(tmp_path, monkeypatch):
-    config = tiny(tmp_path, steps=3)
-    with monkeypatch.context() as context:
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of two steps that was stopped after the first."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as context:
         stop_at(1, context)
-        train.run(config)
-    argv = ["train", f"--run_dir={config.run_dir}", "--resume"]
-    monkeypatch.setattr("sys.argv", argv)
-    train.main()
-    assert (tmp_path / "run" / "evaluation.json").exists()
+        result = train.run(tiny(folder, steps=2))
+    assert result.metrics is None
+    assert not (result.run_dir / "evaluation.json").exists()
+    return result.run_dir
 
 
 @pytest.mark.parametrize(
     ("flags", "lost"),
     [
+        (["--run_dir=RUN", "--resume"], None),
         (["--run_dir", "RUN", "--resume"], None),
         (["--run_dir=RUN", "--resume=True"], None),
         (["-run_dir=RUN", "-resume"], None),
         (["--resume", "--run_dir=RUN"], "config.flags"),
     ],
 )
-def test_resume_is_found_however_it_is_written(tmp_path, monkeypatch, flags, lost):
-    config = tiny(tmp_path, steps=2)
-    with monkeypatch.context() as context:
-        stop_at(1, context)
-        train.run(config)
+def test_resume_takes_the_settings_from_the_run_folder_however_it_is_written(
+    stopped, tmp_path, monkeypatch, flags, lost
+):
+    run = shutil.copytree(stopped, tmp_path / "run")
     if lost:
-        (tmp_path / "run" / lost).unlink()
-    argv = ["train", *(flag.replace("RUN", config.run_dir) for flag in flags)]
+        (run / lost).unlink()
+    argv = ["train", *(flag.replace("RUN", str(run)) for flag in flags)]
     monkeypatch.setattr("sys.argv", argv)
     train.main()
-    assert (tmp_path / "run" / "evaluation.json").exists()
+    assert (run / "evaluation.json").exists()
 
 
 def test_resume_refuses_other_settings_and_changed_data(tmp_path, monkeypatch):

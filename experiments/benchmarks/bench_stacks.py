@@ -29,7 +29,8 @@ def worker(steps: int) -> None:
 
     from longtail_tf.config import Config
     from longtail_tf.runs.resolve import index_of, resolve_for
-    from longtail_tf.runs.streams import build_streams, head_sampler, head_size, whole_sampler
+    from longtail_tf.runs.streams import head_sampler, head_size, pixel_inputs, whole_sampler
+    from longtail_tf.runs.trained_run import build_model
     from longtail_tf.settings import cli
     from longtail_tf.training import loop
 
@@ -40,12 +41,9 @@ def worker(steps: int) -> None:
     index = index_of(config)
     config = resolve_for(config, index)
     num_head = head_size(config, index.class_counts)
-    model = loop.compiled_model(
-        config, index, num_head=num_head, strategy=tf.distribute.get_strategy()
-    )
-    batches = build_streams(
-        config,
-        index,
+    model = build_model(config, channels=index.channels, num_head=num_head)
+    loop.compile_for(model, config, index, num_head=num_head)
+    batches = pixel_inputs(config, index).streams(
         head=head_sampler(config, index.train, num_head=num_head),
         whole=whole_sampler(config, index.train),
         start_step=0,

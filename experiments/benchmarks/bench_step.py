@@ -115,7 +115,7 @@ class Plain:
 
 
 class TwoStreams:
-    """`fit` of a TwoStreamModel, compiled as `training.compiled_model` does."""
+    """`fit` of a TwoStreamModel, compiled as `training.loop.compile_for` does."""
 
     def __init__(self, data, *, schedule, precision="float32", jit_compile=False):
         import tensorflow as tf

@@ -30,6 +30,7 @@ PREFERENCE = (
     "head_only",
 )
 FEWEST_IMAGES = 50
+_ROUNDING = 1e-9
 SMALLEST_SHARE = 0.5  # of the classes, that must have images to choose by
 
 
@@ -67,15 +68,24 @@ def choose_rule(
         )
     accuracies = {rule: balanced_accuracy(labels, predictions[rule]) for rule in known}
     best = max(known, key=lambda rule: accuracies[rule])
-    for rule in known:
-        behind = accuracies[best] - accuracies[rule]
-        error = paired_error(labels, predictions[best], predictions[rule])
-        if behind <= error:
-            break
+    rule = next(r for r in known if not leads(labels, predictions[best], predictions[r]))
     reason = f"{100 * accuracies[rule]:.1f} % on {len(labels):,} images it was not trained on"
     if rule != best:
         reason += f"; {best} had {100 * accuracies[best]:.1f}, within a standard error"
     return RuleChoice(rule, accuracies, reason)
+
+
+def leads(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether the first balanced accuracy is higher by more than a standard error.
+
+    Args:
+      labels: int [V].
+      first: class ids int [V].
+      second: class ids int [V].
+    """
+    gain = balanced_accuracy(labels, first) - balanced_accuracy(labels, second)
+    # A lead of one image is as long as its error: which of the two is longer is rounding.
+    return gain > paired_error(labels, first, second) + _ROUNDING
 
 
 def paired_error(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:

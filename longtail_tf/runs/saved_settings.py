@@ -33,12 +33,14 @@ def load_settings(folder: RunFolder) -> ResolvedConfig:
             f"{folder.config} has settings this longtail_tf does not know "
             f"({', '.join(unknown)}): install the version named in it."
         )
+    if settings.get("weights") == "":  # how random weights were written before they had a word
+        settings["weights"] = "none"
     if "pixel_range" not in settings:  # before it was saved, it hung on the word imagenet
         settings["pixel_range"] = "0..1" if settings.get("weights") == "imagenet" else "-1..1"
     own = kept_backbone.kept(folder.path)
     if own is not None:
         settings["backbone"] = own
-    wrong = wrong_types(Config, settings)
+    wrong = wrong_types(Config, settings)  # older versions left more of them open
     if wrong:
         raise damaged(
             folder.config,

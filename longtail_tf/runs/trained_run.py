@@ -219,7 +219,7 @@ def _check_together(
     for name, here, there in (
         ("num_classes", content["num_classes"], recognizer.num_classes),
         ("num_head", content["num_head"], recognizer.num_head),
-        ("embedding_dim", config.embedding_dim, dimension),
+        ("embedding_dim", config.embedding_dim or dimension, dimension),  # 0: all features
     ):
         if here != there:
             raise UserError(

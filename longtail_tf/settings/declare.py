@@ -7,6 +7,7 @@ fields into command-line flags, so a setting exists in exactly one place.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -55,7 +56,9 @@ def _fits(value: Any, hint: Any, choices: tuple[str, ...]) -> bool:
         kinds = list(get_args(hint))
     if value is None:
         return type(None) in kinds
-    if float in kinds and type(value) in (int, float):
+    if float in kinds and type(value) is float:
+        return math.isfinite(value)
+    if float in kinds and type(value) is int:
         return abs(value) < _LARGEST_NUMBER
     if int in kinds and type(value) is int:
         return abs(value) < _LARGEST_NUMBER

@@ -29,7 +29,7 @@ from longtail_tf.recognition.embedding_pass import (
     refresh_batch_norm,
 )
 from longtail_tf.recognition.fit import fit_recognizer, predict_rules
-from longtail_tf.recognition.rule_choice import RuleChoice, choose_rule, paired_error
+from longtail_tf.recognition.rule_choice import RuleChoice, choose_rule, leads
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.resolve import without_training
 from longtail_tf.runs.streams import head_sampler, head_size, whole_sampler
@@ -74,6 +74,8 @@ def decided(
     """
     if config.train_from in ("all", NOTHING) or not config.cached_views:
         return _without_auto(config), None
+    if config.resume and config.train_from != "auto" and folder.start.exists():
+        return config, None  # decided when the run began, and recorded
     labels = index.train.labels
     held = held_out_rows(labels, share=HELD_SHARE, seed=config.seed)
     at_part = _without_auto(config)
@@ -95,8 +97,7 @@ def decided(
         trials.append(_trained(at_part, index, outputs, held))
     best = trials[0]
     for trial in trials[1:]:
-        gain = trial.accuracy - best.accuracy
-        if gain > paired_error(labels[held], trial.predictions, best.predictions):
+        if leads(labels[held], trial.predictions, best.predictions):
             best = trial
     logging.info("%s", _table(trials, best, num_held=len(held)))
     settings = dataclasses.replace(config, train_from=best.train_from)

@@ -12,7 +12,7 @@ from longtail_tf.runs import records
 from longtail_tf.runs.evaluation import recognizer_from
 from longtail_tf.runs.folder import RunFolder
 from longtail_tf.runs.trained_run import TrainedRun, inference_copy, save_run
-from longtail_tf.training.start import Start, plain_copy
+from longtail_tf.training.start import Start
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Finished:
 
 
 def finished_run(
-    begun: Start,
+    plain: Start,
     config: ResolvedConfig,
     index: DatasetIndex,
     *,
@@ -34,13 +34,13 @@ def finished_run(
     """Turns a trained network into a run that names every class, and saves it.
 
     Args:
-      begun: the network as the last step left it.
+      plain: the network as the last step left it, in float32 and one replica
+        (`start.plain_copy`).
       config: settings.
       index: the data set.
       num_head: classes of the head classifier.
       folder: where the run is saved.
     """
-    plain = plain_copy(begun, config, index, num_head=num_head)
     batch_norm = refresh_batch_norm(
         plain.model,
         lambda sampler: plain.inputs.plain_streams(sampler, seed=config.seed),

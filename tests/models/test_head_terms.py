@@ -9,8 +9,9 @@ from longtail_tf.config import Config
 from longtail_tf.datasets import load_index
 from longtail_tf.losses.partial import sample_classes
 from longtail_tf.models.head_terms import MEASURED_IMAGES, SampledCrossEntropy, head_terms
-from longtail_tf.runs.resolve import resolve
-from longtail_tf.training.loop import compiled_model
+from longtail_tf.runs.resolve import resolve_for
+from longtail_tf.runs.trained_run import build_model
+from longtail_tf.training.loop import compile_for
 from tests import fakes, rounding
 from tests.models.test_two_stream_model import batch, compile_model, make_model
 
@@ -72,10 +73,11 @@ def test_the_head_update_moves_only_the_classes_compared(rng, jit_compile):
 def test_a_head_is_sampled_only_if_it_has_more_classes(tmp_path, sampled, is_sampled):
     data = fakes.write_npz(tmp_path / "bars.npz")
     index = load_index(data)
-    config = resolve(
+    config = resolve_for(
         Config(data=data, run_dir="x", head_num_classes=5, backbone="resnet8", width=4,
                head_sampled_classes=sampled),
-        num_classes=index.num_classes, image_shape=index.image_shape, flip_is_valid=False,
+        index,
     )  # fmt: skip
-    model = compiled_model(config, index, num_head=5, strategy=tf.distribute.get_strategy())
+    model = build_model(config, channels=index.channels, num_head=5)
+    compile_for(model, config, index, num_head=5)
     assert isinstance(model.classification_loss, SampledCrossEntropy) == is_sampled

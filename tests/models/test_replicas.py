@@ -15,7 +15,8 @@ TWO_DEVICES = """
 import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from longtail_tf import distribution, losses
+from longtail_tf import losses
+from longtail_tf.models import replicas
 from longtail_tf.models.two_stream_model import TwoStreamModel
 
 strategy = replicas.strategy_of("devices")

@@ -10,6 +10,7 @@ from longtail_tf.recognition.rule_choice import (
     FEWEST_IMAGES,
     PREFERENCE,
     choose_rule,
+    leads,
     paired_error,
 )
 from longtail_tf.settings.choices import RULES
@@ -152,3 +153,15 @@ def test_few_images_decide_nothing(rows, num_classes, enough):
 
 def test_every_other_rule_has_a_place_in_the_order():
     assert sorted([*PREFERENCE, "knn"]) == sorted(RULES)
+
+
+@pytest.mark.parametrize("classes", [3, 7, 9, 10])
+def test_a_lead_of_one_image_is_none(classes):
+    """Its gain and its error are the same number, written in two ways."""
+    labels = np.repeat(np.arange(classes), np.arange(3, 3 + classes))
+    for row in range(len(labels)):
+        worse = labels.copy()
+        worse[row] = (labels[row] + 1) % classes
+        assert not leads(labels, labels, worse) and not leads(labels, worse, labels)
+    two = np.where(labels == classes - 1, 0, labels)
+    assert leads(labels, labels, two) and not leads(labels, two, labels)

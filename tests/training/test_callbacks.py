@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from longtail_tf.errors import UserError
 from longtail_tf.training import callbacks
+from longtail_tf.training import progress as progress_lines
 
 
 class FakeModel:
@@ -113,7 +114,7 @@ RECORD = {
 
 def test_progress_line_has_rates_and_time_left():
     out = io.StringIO()
-    callbacks.Progress(steps=1000, start_step=0, stream=out)(RECORD)
+    progress_lines.Progress(steps=1000, start_step=0, stream=out)(RECORD)
     text = out.getvalue()
     assert "step 500/1,000" in text and "head 0.500 (90 % right)" in text
     assert "whole 0.100 (25 % active)" in text and "1,234 images/s" in text and " left" in text
@@ -122,7 +123,7 @@ def test_progress_line_has_rates_and_time_left():
 
 def test_progress_in_a_log_is_sparse_but_shows_the_last_step():
     out = io.StringIO()
-    progress = callbacks.Progress(steps=3, start_step=0, stream=out)
+    progress = progress_lines.Progress(steps=3, start_step=0, stream=out)
     for step in (1, 2, 3):
         progress({**RECORD, "step": step})
     assert [line.split()[1] for line in out.getvalue().splitlines()] == ["1/3", "3/3"]
@@ -134,7 +135,7 @@ def test_progress_on_a_terminal_keeps_one_line():
             return True
 
     out = Terminal()
-    progress = callbacks.Progress(steps=2, start_step=0, stream=out)
+    progress = progress_lines.Progress(steps=2, start_step=0, stream=out)
     progress({**RECORD, "step": 1})
     progress({**RECORD, "step": 2})
     assert out.getvalue().count("\n") == 1 and out.getvalue().count("\r") == 2
