@@ -56,7 +56,7 @@ def images(size=32, channels=3):
 
 
 @pytest.mark.parametrize("name", EVERY_BACKBONE)
-def test_every_backbone_of_the_table_embeds_and_can_be_cut_at_every_stage(name):
+def test_every_backbone_of_the_table_embeds_and_can_be_cut(name):
     """Offline; what it gives is as the table says; top(trunk(x)) equals the whole."""
     embedder = shaken(build(backbone=name, image_size=32, width=None))
     expected = embedder(images(), training=False).numpy()
@@ -64,6 +64,9 @@ def test_every_backbone_of_the_table_embeds_and_can_be_cut_at_every_stage(name):
     assert embedder.get_layer("pool").output.shape[-1] == (TABLE[name].features or 64)
     stages = [cut for cut in cut_names(name) if not cut.startswith("block")]
     assert stages[-1] == "head" and TABLE[name].usual_cut in stages
+    if len(stages) > 4:  # seconds a cut: the ends, the usual one, and that before the head
+        kept = {stages[0], TABLE[name].usual_cut, stages[-2], stages[-1]}
+        stages = [cut for cut in stages if cut in kept]
     weights = []
     for cut in stages:
         trunk, top = networks.split_embedder(embedder, cut)
