@@ -19,6 +19,7 @@ from longtail_tf.recognition.fit import Embedded
 from longtail_tf.sampling import PKSampler
 
 EMBED_BATCH_SIZE = 256
+SMALL_PX, PHOTO_BATCH_SIZE = 64, 64  # 256 photos of 224 px would take some GB in a deep network
 REFRESH_BATCHES = (20, 100)  # least and most
 
 
@@ -51,7 +52,7 @@ def embed_split(
             split,
             image_size=image_size,
             channels=channels,
-            batch_size=EMBED_BATCH_SIZE,
+            batch_size=EMBED_BATCH_SIZE if image_size <= SMALL_PX else PHOTO_BATCH_SIZE,
             rows=rows,
             skip_bad=max_bad_share is not None,
             max_bad_share=max_bad_share or 0.0,
