@@ -20,6 +20,7 @@ from longtail_tf.runs.record_shapes import need
 from longtail_tf.runs.saved_settings import load_settings
 from longtail_tf.runs.streams import head_sampler, whole_sampler
 from longtail_tf.runs.trained_run import TrainedRun
+from longtail_tf.settings.backbones import brings_weights
 from longtail_tf.settings.flags import flagfile_text
 from longtail_tf.settings.methods import departures
 from longtail_tf.settings.terminal import quoted
@@ -299,7 +300,8 @@ def _head_rule(config: ResolvedConfig) -> str:
 
 def _network_lines(config: ResolvedConfig, *, images: int) -> list[str]:
     """What is trained of which network, and for how long."""
-    weights = {"none": "random weights", "imagenet": "ImageNet weights"}
+    none = "its own weights" if brings_weights(config.backbone) else "random weights"
+    weights = {"none": none, "imagenet": "ImageNet weights"}
     line = (
         f"network: {config.backbone} from {weights.get(config.weights, config.weights)}, "
         f"{config.image_size} px"

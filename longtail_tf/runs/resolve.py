@@ -22,7 +22,7 @@ from longtail_tf.datasets import DatasetIndex, load_index
 from longtail_tf.errors import UserError
 from longtail_tf.recognition.linear_refit import MAX_CELLS
 from longtail_tf.runs.folder import RunFolder
-from longtail_tf.runs.saved_settings import load_settings
+from longtail_tf.runs.saved_settings import load_settings, resumed_backbone
 from longtail_tf.settings.backbones import CIFAR_BACKBONES, brings_weights, facts
 from longtail_tf.settings.choices import ALL_CLASS_RULES, ANY_HEAD_RULES
 from longtail_tf.settings.fields import TrainingFields
@@ -83,6 +83,9 @@ def resolve_for(config: Config, index: DatasetIndex) -> ResolvedConfig:
     Raises:
       UserError: also where the wanted rule will not be fitted on so large a set.
     """
+    if config.resume:
+        backbone = resumed_backbone(config.run_dir, config.backbone)
+        config = dataclasses.replace(config, backbone=backbone)
     images = len(index.train)
     too_many = images * index.num_classes > MAX_CELLS
     if config.inference_rule in ("linear", "lws", "crt") and too_many:

@@ -89,3 +89,14 @@ def _found_again(settings: dict[str, Any], working_folder: str) -> dict[str, Any
         if os.path.exists(os.path.join(working_folder, path)):
             found[name] = os.path.join(working_folder, path)
     return found
+
+
+def resumed_backbone(run_dir: Path, given: str) -> str:
+    """What a resumed run builds its backbone from: `given`; or, where that is the network of the
+    user's own which the run was begun with, the copy in the run folder."""
+    folder = RunFolder(run_dir)
+    own = kept_backbone.kept(folder.path)
+    if own is None or not folder.config.is_file():
+        return given
+    begun_with = folder.read_json(folder.config).get("settings", {}).get("backbone")
+    return own if given == begun_with else given

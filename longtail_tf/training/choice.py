@@ -74,7 +74,7 @@ def decided(
     """
     if config.train_from in ("all", NOTHING) or not config.cached_views:
         return _without_auto(config), None
-    if config.resume and config.train_from != "auto" and folder.start.exists():
+    if config.resume and config.train_from != "auto" and RunFolder(config.run_dir).start.exists():
         return config, None  # decided when the run began, and recorded
     labels = index.train.labels
     held = held_out_rows(labels, share=HELD_SHARE, seed=config.seed)

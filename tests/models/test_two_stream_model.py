@@ -13,12 +13,12 @@ from tests import rounding
 SIZE, HEAD_CLASSES = 8, 3
 
 
-def make_model(*, seed=0, neck=True, num_head=HEAD_CLASSES, cosine_head=False):
+def make_model(*, seed=0, neck=True, num_head=HEAD_CLASSES, **settings):
     tf.keras.utils.set_random_seed(seed)
     embedder = networks.build_embedder(
         backbone="resnet8", image_size=SIZE, channels=1, embedding_dim=6, width=4
     )
-    return TwoStreamModel(embedder, num_head_classes=num_head, neck=neck, cosine_head=cosine_head)
+    return TwoStreamModel(embedder, num_head_classes=num_head, neck=neck, **settings)
 
 
 def sgd(rate=0.1, **settings):
@@ -266,3 +266,153 @@ def test_without_a_neck_the_embedding_is_the_unit_feature(data):
 def test_an_unknown_schedule_is_reported():
     with pytest.raises(UserError, match="schedule='sum': expected 'alternate' or 'joint'"):
         compile_model(make_model(), schedule="sum")
+
+
+def norms_of(model):
+    """Scale, shift, mean and variance of each batch norm inside the embedder."""
+    return {
+        layer.name: [np.array(each) for each in layer.get_weights()]
+        for layer in networks.backbone_of(model.embedder).layers
+        if isinstance(layer, tf.keras.layers.BatchNormalization)
+    }
+
+
+@pytest.mark.parametrize("keep_norms", [False, True])
+def test_kept_norms_go_on_with_their_statistics_while_scale_and_shift_are_trained(data, keep_norms):
+    model = make_model(keep_norms=keep_norms)
+    for layer in networks.backbone_of(model.embedder).layers:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.moving_variance.assign(2 * np.ones(layer.moving_variance.shape))
+    compile_model(model)
+    before, neck = norms_of(model), model.neck.get_weights()
+    images = data["head"][0]
+    is_as_in_use = np.allclose(
+        model.features(images, training=True), model.features(images), atol=rounding.NETWORK
+    )
+    assert is_as_in_use == keep_norms
+    before = norms_of(model)
+    model.train_step(data)
+    assert len(before) == 9
+    for name, (scale, shift, mean, variance) in norms_of(model).items():
+        old = before[name]
+        assert (scale != old[0]).any() and (shift != old[1]).any(), name
+        kept = np.array_equal(mean, old[2]) and np.array_equal(variance, old[3])
+        assert kept == keep_norms, name
+    # The neck is new: its statistics always are of the batches.
+    assert (model.neck.get_weights()[1] != neck[1]).any()
+
+
+@pytest.mark.parametrize("schedule", ["alternate", "joint"])
+def test_stay_near_pulls_the_embedder_towards_what_it_was_when_compiled(data, schedule):
+    """Against the same steps with the pull written out: its gradient is w times the way gone."""
+    model, oracle = make_model(), make_model()
+    weight, rate = 0.3, 0.1
+    settings = dict(schedule=schedule)
+    if schedule == "joint":
+        settings.update(whole_optimizer=None)
+    compile_model(model, stay_near=weight, **settings)
+    compile_model(oracle, **settings)
+    begun = weights(oracle.embedder)
+    # Moved since: at the start itself there is no pull.
+    for each in (model, oracle):
+        for number, variable in enumerate(each.trainable_variables):
+            variable.assign_add(0.05 * np.sin(number + np.arange(np.prod(variable.shape)))
+                                .reshape(variable.shape))  # fmt: skip
+    streams = [["head", "whole"]] if schedule == "joint" else [["head"], ["whole"]]
+    for names in streams:
+        before = weights(oracle.embedder)
+        for each in (model, oracle):
+            each.train_step({name: data[name] for name in names})
+        for variable, now, start in zip(oracle.embedder.trainable_variables, before, begun):
+            variable.assign_sub(rate * weight * (now - start))
+    for ours, theirs in zip(weights(model), weights(oracle)):
+        np.testing.assert_allclose(ours, theirs, atol=2 * STEP)
+    # Without it the step is another one.
+    for variable, now, start in zip(oracle.embedder.trainable_variables, before, begun):
+        variable.assign_add(rate * weight * (now - start))
+    apart = [np.abs(a - b).max() for a, b in zip(weights(model), weights(oracle))]
+    assert max(apart) > 50 * STEP
+
+
+def test_what_training_stays_near_is_no_part_of_the_losses_that_are_logged(data):
+    logs = []
+    for weight in (0.0, 10.0):
+        model = compile_model(make_model(), stay_near=weight)
+        for variable in model.embedder.trainable_variables:
+            variable.assign_add(np.full(variable.shape, 0.02))
+        model.train_step(data)  # the head update moves what the whole update sees
+        logs.append(float(model._means["head_loss"].result()))
+    assert logs[0] == pytest.approx(logs[1], abs=rounding.NETWORK)
+
+
+@pytest.fixture
+def joined():
+    """A model of the top of an embedder, and the embedder."""
+    tf.keras.utils.set_random_seed(0)
+    embedder = networks.build_embedder(
+        backbone="resnet8", image_size=SIZE, channels=1, embedding_dim=6, width=4
+    )
+    trunk, top = networks.split_embedder(embedder, "stage3")
+    model = TwoStreamModel(
+        top, num_head_classes=HEAD_CLASSES, input_dtype="float16", whole_embedder=embedder
+    )
+    return model, trunk, embedder
+
+
+def test_a_top_takes_the_outputs_of_its_trunk(joined, data):
+    model, trunk, embedder = joined
+    assert model.whole_embedder() is embedder
+    images = data["head"][0]
+    outputs = tf.cast(trunk(images), tf.float16)
+    np.testing.assert_allclose(
+        model.features(outputs),
+        embedder(images),
+        rtol=0,
+        atol=0.02 * np.abs(embedder(images)).max(),
+    )
+    specification = model.embed_images.input_signature[0]
+    assert specification.dtype == tf.float16 and specification.shape == (None, 4, 4, 8)
+
+
+def test_the_trunk_is_neither_trained_nor_saved_with_the_top(joined, data, tmp_path):
+    model, trunk, embedder = joined
+    compile_model(model)
+    before = trunk.get_weights()
+    outputs = {
+        name: (tf.cast(trunk(images), tf.float16), labels, rows)
+        for name, (images, labels, rows) in data.items()
+    }
+    model.train_step(outputs)
+    for ours, theirs in zip(trunk.get_weights(), before):
+        np.testing.assert_array_equal(ours, theirs)
+    # Three convolutions with their norms, the projection, the neck, the head, and the step.
+    assert len(model.get_weights()) == 3 * 5 + 1 + 3 + 1 + 1
+    assert "whole_embedder" not in model.get_config()
+    model.save_weights(str(tmp_path / "top.weights.h5"))
+    alone = networks.split_embedder(
+        networks.build_embedder(
+            backbone="resnet8", image_size=SIZE, channels=1, embedding_dim=6, width=4
+        ),
+        "stage3",
+    )[1]
+    fresh = TwoStreamModel(alone, num_head_classes=HEAD_CLASSES, input_dtype="float16")
+    fresh.load_weights(str(tmp_path / "top.weights.h5"))
+    for ours, theirs in zip(fresh.get_weights(), model.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+    saved = tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint"))
+    names = [name for name, _ in tf.train.list_variables(saved)]
+    assert names and not any("stem" in name or "stage1" in name for name in names)
+    shapes = [tuple(shape) for _, shape in tf.train.list_variables(saved)]
+    assert (3, 3, 1, 4) not in shapes  # the stem's kernel
+
+
+def test_without_a_trunk_the_embedder_is_the_whole():
+    model = make_model()
+    assert model.whole_embedder() is model.embedder
+
+
+def test_its_config_builds_it_again(tmp_path):
+    model = make_model(keep_norms=True, cosine_head=True, neck=False)
+    again = TwoStreamModel.from_config(model.get_config())
+    assert again.keep_norms and again.neck is None and again.num_head_classes == HEAD_CLASSES
+    assert type(again.head) is type(model.head)
