@@ -157,7 +157,7 @@ def test_the_result_of_enrolling_can_be_exported_with_device_files(done, exporte
     ({"remove": "bar 1", "to": "x"}, "--rename=OLD and --to=NEW go together"),
     ({"remove": "cat"}, "--remove=cat: this run has no such class; it has 8, for example bar"),
     ({"rename": "bar 1", "to": "bar 2"}, "class 'bar 2' exists already: choose another name"),
-    ({"rename": "bar 1", "to": " x"}, "class ' x' has spaces at its ends or a line break"),
+    ({"rename": "bar 1", "to": " x"}, "class ' x' has spaces at its ends"),
     ({"add": "bar 1", "images": ("a.png",)}, "exists already: choose another name, or change its"),
     ({"add": "x", "images": ("absent.png",)}, "absent.png cannot be read"),
 ])  # fmt: skip

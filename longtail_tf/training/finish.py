@@ -41,12 +41,14 @@ def finished_run(
       num_head: classes of the head classifier.
       folder: where the run is saved.
     """
-    batch_norm = refresh_batch_norm(
-        plain.model,
-        lambda sampler: plain.inputs.plain_streams(sampler, seed=config.seed),
-        index.train.labels,
-        seed=config.seed,
-    )
+    batch_norm = {"batches": 0, "images": 0}
+    if config.steps:  # features that are read as they are stay as they are
+        batch_norm = refresh_batch_norm(
+            plain.model,
+            lambda sampler: plain.inputs.plain_streams(sampler, seed=config.seed),
+            index.train.labels,
+            seed=config.seed,
+        )
     recognizer, choice = recognizer_from(
         plain.model, plain.inputs, index, config, num_head=num_head
     )
